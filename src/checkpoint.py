@@ -1,0 +1,132 @@
+"""Checkpoint files: MindSpore's own format, written atomically, with a checksum and the run's description inside.
+
+The description (configuration, model name, progress) is a JSON text in a protobuf field that MindSpore's reader does
+not know and therefore skips: `mindspore.load_checkpoint` sees the tensors and nothing else.
+"""
+
+import binascii
+import json
+import os
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
+from mindspore import Parameter, Tensor
+from mindspore.train.checkpoint_pb2 import Checkpoint
+
+from src.errors import InputError
+
+_DESCRIPTION_FIELD = 1000  # protobuf field number; MindSpore's own message uses number 1
+_CHECKSUM_MARK = b"crc_num"  # MindSpore's trailer: this mark, then the CRC-32 of all bytes before it in ten bytes
+_TRAILER = len(_CHECKSUM_MARK) + 10
+
+
+def write_checkpoint(path, tensors, description):
+    """Write tensors (name -> Tensor or array) and a JSON-able description; an existing file is replaced in one step.
+
+    The file is complete on the disk before it takes its name, so a crash leaves the old file or the new one.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.ckpt")
+    entries = [{"name": name, "data": Tensor(tensor)} for name, tensor in tensors.items()]
+    try:
+        ms.save_checkpoint(entries, str(temporary), crc_check=True)
+        content = temporary.read_bytes()[:-_TRAILER] + _description_field(description)
+        os.chmod(temporary, 0o644)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.write(_CHECKSUM_MARK + binascii.crc32(content).to_bytes(10, "big"))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_checkpoint(path):
+    """Tensors (name -> numpy array) and description of a file that `write_checkpoint` made.
+
+    Raises InputError if the file cannot be read, is damaged, or comes from elsewhere.
+    """
+    content = _read(path)
+    if content[-_TRAILER:-10] == _CHECKSUM_MARK:
+        body, checksum = content[:-_TRAILER], int.from_bytes(content[-10:], "big")
+        if binascii.crc32(body) != checksum:
+            raise InputError(f"{path}: the file is damaged (its checksum does not match); use another copy")
+    else:
+        body = content
+    message = Checkpoint()
+    try:
+        message.ParseFromString(body)
+    except DecodeError:
+        raise InputError(f"{path}: not a MindSpore checkpoint, or a truncated one") from None
+    tensors = {entry.tag: _array(path, entry) for entry in message.value}
+    for field in UnknownFieldSet(message):
+        if field.field_number == _DESCRIPTION_FIELD:
+            return tensors, json.loads(field.data.decode("utf-8"))
+    raise InputError(f"{path}: no description inside; only checkpoints written by train.py know their model")
+
+
+def write_network(path, network, description):
+    """Write a deployable checkpoint: the network's own parameters under their own names, zeros in place."""
+    write_checkpoint(path, {parameter.name: parameter for parameter in network.get_parameters()}, description)
+
+
+def load_weights(network, tensors, path):
+    """Set every parameter of a network from `tensors`; raises InputError if names or shapes do not match exactly."""
+    parameters = network.parameters_dict()
+    problems = [f"missing {name}" for name in parameters if name not in tensors]
+    problems += [f"unknown {name}" for name in tensors if name not in parameters]
+    problems += [
+        f"{name} is {tensors[name].shape}, not {tuple(parameter.shape)}"
+        for name, parameter in parameters.items()
+        if name in tensors and tensors[name].shape != tuple(parameter.shape)
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise InputError(f"{path}: does not fit the network: {', '.join(problems[:3])}{more}")
+    ms.load_param_into_net(network, {name: Parameter(Tensor(value), name=name) for name, value in tensors.items()})
+
+
+def _read(path):
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the checkpoint: {error.strerror}") from None
+
+
+def _array(path, entry):
+    tensor = entry.tensor
+    shape = () if list(tensor.dims) == [0] else tuple(tensor.dims)
+    try:
+        dtype = ms.dtype_to_nptype(getattr(ms, tensor.tensor_type.lower()))
+        return np.frombuffer(tensor.tensor_content, dtype).reshape(shape).copy()
+    except (AttributeError, TypeError, ValueError):
+        raise InputError(f"{path}: tensor {entry.tag} does not match its declared type and shape") from None
+
+
+def _description_field(description):
+    """The description as one length-delimited protobuf field."""
+    data = json.dumps(description).encode("utf-8")
+    return _varint(_DESCRIPTION_FIELD << 3 | 2) + _varint(len(data)) + data
+
+
+def _varint(number):
+    parts = bytearray()
+    while number > 0x7F:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    parts.append(number)
+    return bytes(parts)
+
+
+def _sync_folder(folder):
+    """Make a rename inside `folder` survive a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

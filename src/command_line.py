@@ -1,0 +1,23 @@
+"""Argument parsing of the programs: argparse, with errors of one line."""
+
+import argparse
+
+from src.errors import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that takes no abbreviations and raises InputError instead of printing its usage."""
+
+    def __init__(self, description):
+        super().__init__(description=description, allow_abbrev=False)
+
+    def error(self, message):
+        raise InputError(f"command line: {message}; see --help")
+
+
+def positive(text):
+    """An argparse type: a whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number

@@ -1,0 +1,158 @@
+"""Configuration: every key with its type, range and meaning, in one place; YAML files and the command line on top.
+
+Precedence: command line, then the file, then its `base` file, then the defaults below. Nothing is read at import.
+"""
+
+import difflib
+import sys
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from easydict import EasyDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from src.command_line import Parser
+from src.errors import InputError
+from src.pruning.methods import METHODS, fixed_settings, resolve_distribution
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_CONFIG = ROOT / "config" / "resnet20_digits.yaml"
+
+
+class Recipe(BaseModel):
+    """What is trained and how: the keys that make a run's result."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    model: str = Field("resnet20", description="network, by its name in src/models")
+    width_factor: int = Field(1, ge=1, le=16, description="widens the CIFAR networks")
+    dataset: Literal["digits"] = Field("digits", description="data set")
+    batch_size: int = Field(64, ge=1, description="training images per step")
+
+    epoch_size: int = Field(40, ge=1, description="epochs to train")
+    lr: float = Field(0.1, gt=0, description="peak learning rate; follows a cosine, per step")
+    warmup_epochs: float = Field(2, ge=0, description="epochs of linear warm-up")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum")
+    nesterov: bool = Field(False, description="Nesterov momentum")
+    weight_decay: float = Field(5e-4, ge=0, description="on weights; never on BatchNorm and biases")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
+
+    method: Literal[tuple(METHODS)] = Field("rpg", description="pruning method")
+    sparsity: float = Field(0.98, ge=0, lt=1, description="target share of zeros among prunable weights")
+    distribution: Literal["auto", "global", "uniform", "erk"] = Field("auto", description="layer densities")
+    update_interval: int = Field(100, ge=1, description="dT: steps between mask updates")
+    drop_fraction: float = Field(0.3, ge=0, le=1, description="alpha: share dropped and regrown at the first update")
+    prune_window: float = Field(0.9, gt=0, le=1, description="share of the run in which density falls")
+    update_end: float = Field(0.901, gt=0, le=1, description="T_end: share of the run after which masks are frozen")
+
+    rank_weight: float = Field(0.5, ge=0, description="lambda: weight of the rank term")
+    tail_energy: float = Field(0.1, gt=0, lt=1, description="eta: share of energy behind the rank-k approximation")
+    rank_solver: Literal["auto", "gram", "svd"] = Field("auto", description="solver of the rank term")
+    rank_interval: int = Field(
+        0, ge=0, description="the rank term also moves the weights every that many steps; 0: never"
+    )
+
+
+class Config(Recipe):
+    """The recipe, and where and how this run works."""
+
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of weights, data order and random growth")
+    data_path: str = Field("", description="folder of the data set; the embedded digits need none")
+    output_path: str = Field("output", description="folder for checkpoints, metrics and result")
+    device_target: Literal["auto", "CPU", "GPU", "Ascend"] = Field("auto", description="device")
+    num_workers: int = Field(2, ge=1, description="threads of the data pipeline, at most one per core")
+    resume_ckpt: str = Field("", description="resume.ckpt to continue from, or auto for the one in output_path")
+    overwrite: bool = Field(False, description="replace the run that output_path holds")
+    dry_run: bool = Field(False, description="print the resolved recipe and stop")
+
+
+def load_config(arguments=None):
+    """The validated configuration of a command line, as an EasyDict with one flat key per setting.
+
+    arguments: list of words, sys.argv by default. Raises InputError naming the key, where it was set, and the mend.
+    """
+    path, given = _parse(sys.argv[1:] if arguments is None else arguments)
+    values = read_yaml(path)
+    return resolve(values, given, where=str(path))
+
+
+def resolve(values, given=None, where="configuration"):
+    """Validate `values` (from `where`) overridden by `given` (from the command line), and fill in what follows.
+
+    Settings that the method fixes win over `values`; contradicting them on the command line is an error.
+    """
+    given = given or {}
+    _check_names({**values, **given}, lambda key: "command line" if key in given else where)
+    try:
+        config = Config(**{**values, **given})
+    except ValidationError as error:
+        raise InputError(_first_problem(error, given, where)) from None
+    for key, value in fixed_settings(config.method).items():
+        if key in given and getattr(config, key) != value:
+            raise InputError(f"command line: {key}: method {config.method} fixes it to {value:g}; leave it out")
+        setattr(config, key, value)
+    try:
+        config.distribution = resolve_distribution(config.method, config.distribution)
+    except ValueError as error:
+        raise InputError(f"{where}: distribution: {error}") from None
+    if config.update_end < config.prune_window:
+        raise InputError(
+            f"{where}: update_end {config.update_end:g} lies before the end of prune_window {config.prune_window:g}; "
+            "raise update_end or lower prune_window"
+        )
+    return EasyDict(config.model_dump())
+
+
+def read_yaml(path):
+    """Settings of a YAML file on top of those of the file its `base` key names (relative to it)."""
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise InputError(f"config_path: cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"config_path: {path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"config_path: {path} holds no `key: value` lines")
+    base = values.pop("base", None)
+    return values if base is None else {**read_yaml(path.parent / base), **values}
+
+
+def save_yaml(config, path):
+    """Write the resolved configuration, one key a line."""
+    Path(path).write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
+
+
+def _parse(arguments):
+    parser = Parser("Train a network and prune it while it trains. Every key of the YAML file is an option.")
+    parser.add_argument("--config_path", default=str(DEFAULT_CONFIG), metavar="FILE", help="YAML file with the recipe")
+    for name, field in Config.model_fields.items():
+        if field.annotation is bool:
+            parser.add_argument(f"--{name}", nargs="?", const="true", metavar="true|false", help=field.description)
+        else:
+            parser.add_argument(f"--{name}", metavar="VALUE", help=f"{field.description} (default: {field.default!r})")
+    known, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        name = unknown[0].partition("=")[0]
+        raise InputError(f"command line: unknown option {name}{_nearest(name.lstrip('-'), '--')}")
+    given = {key: value for key, value in vars(known).items() if value is not None and key != "config_path"}
+    return known.config_path, given
+
+
+def _check_names(values, where):
+    for key in values:
+        if key not in Config.model_fields:
+            raise InputError(f"{where(key)}: unknown key {key!r}{_nearest(str(key))}")
+
+
+def _nearest(name, prefix=""):
+    close = difflib.get_close_matches(name, [*Config.model_fields, "config_path"], n=1)
+    return f"; did you mean {prefix}{close[0]}?" if close else "; see config/ for the keys there are"
+
+
+def _first_problem(error, given, where):
+    problem = error.errors()[0]
+    key = str(problem["loc"][0])
+    source = "command line" if key in given else where
+    return f"{source}: {key}: {problem['msg']}, not {problem['input']!r}"

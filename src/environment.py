@@ -1,0 +1,50 @@
+"""What must hold before MindSpore is imported: supported versions, and environment variables it reads once.
+
+A value that the user has set is left alone.
+"""
+
+import os
+import platform
+import sys
+import tempfile
+from importlib import metadata
+
+SUPPORTED_PYTHON = ((3, 9), (3, 12))
+
+VARIABLES = {
+    # On CPUs with AVX-512, MindSpore's oneDNN picks its reference convolution, 60 times slower than the AVX2 one.
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    # Warnings of the C++ runtime (one per compiled graph and more) hide the program's own output; errors still show.
+    "GLOG_v": "3",
+    # Where a failed compilation leaves its dumps; the default is a folder rank_0/ wherever the program was started.
+    "MS_OM_PATH": os.path.join(tempfile.gettempdir(), "mindspore_dumps"),
+}
+
+
+def prepare():
+    """Check the versions and set the variables. An unsupported version ends the program with exit code 2."""
+    problem = unsupported(sys.version_info[:2], _version("mindspore"), _version("numpy"))
+    if problem:
+        print(f"error: {problem}", file=sys.stderr)
+        raise SystemExit(2)
+    for name, value in VARIABLES.items():
+        os.environ.setdefault(name, value)
+
+
+def unsupported(python, mindspore, numpy):
+    """What is wrong with these versions, as one sentence, or None. python: (major, minor); others: text or None."""
+    low, high = SUPPORTED_PYTHON
+    if not low <= python <= high:
+        return f"Python {platform.python_version()} is not supported by MindSpore; use 3.9 to 3.12"
+    if mindspore is None or numpy is None:
+        return "mindspore is not installed in this Python; run: bash scripts/setup.sh, then use .venv/bin/python"
+    if int(numpy.split(".")[0]) >= 2:
+        return f"numpy {numpy} breaks MindSpore; run: pip install 'numpy<2'"
+    return None
+
+
+def _version(package):
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

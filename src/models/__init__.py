@@ -1,0 +1,22 @@
+"""The model zoo: networks by name. Models know nothing of pruning."""
+
+from functools import partial
+
+from .resnet import cifar_resnet, imagenet_resnet
+
+MODELS = {
+    "resnet20": partial(cifar_resnet, 20),
+    "resnet32": partial(cifar_resnet, 32),
+    "resnet56": partial(cifar_resnet, 56),
+    "resnet18": partial(imagenet_resnet, 18),
+    "resnet34": partial(imagenet_resnet, 34),
+    "resnet50": partial(imagenet_resnet, 50),
+    "resnet101": partial(imagenet_resnet, 101),
+}
+WITH_WIDTH_FACTOR = ("resnet20", "resnet32", "resnet56")
+
+
+def build_model(name, num_classes, in_channels, width_factor=1):
+    """A freshly initialised network by name; `width_factor` widens the CIFAR family only."""
+    options = {"width_factor": width_factor} if name in WITH_WIDTH_FACTOR else {}
+    return MODELS[name](num_classes=num_classes, in_channels=in_channels, **options)

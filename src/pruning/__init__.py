@@ -1,0 +1,1 @@
+"""Gradual pruning with drop and grow: schedule, layer budgets, mask update, and the pruner that applies them."""

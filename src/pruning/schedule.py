@@ -1,0 +1,73 @@
+"""When masks are updated, how dense the network is by then, and how much each update drops and regrows."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PruningSchedule:
+    """The stateless schedule of gradual pruning with drop and grow.
+
+    Steps are counted from 1; `total_steps` is T. Every `interval` (dT) steps, up to `end` * T, one mask update takes
+    the place of an optimiser step. The updates inside `window` * T lower the global density; later ones only move
+    weights around. All methods are pure functions of the step, so a resumed run continues where it stopped.
+
+    Raises ValueError if no update fits into the window, naming the numbers.
+    """
+
+    total_steps: int
+    interval: int
+    density: float  # target, in (0, 1]
+    drop_fraction: float  # alpha: share of each layer's weights dropped and regrown at step 0
+    window: float  # share of T in which density falls
+    end: float  # share of T after which masks are frozen
+    initial_density: float = 1.0  # equal to `density` for methods that are sparse from the start
+
+    def __post_init__(self):
+        if self.updates < 1:
+            raise ValueError(
+                f"no mask update fits: the pruning window ends at step {self._steps(self.window)} of "
+                f"{self.total_steps}, before the first update at step {self.interval}; "
+                "lower update_interval or train longer"
+            )
+
+    def _steps(self, share):
+        return math.floor(share * self.total_steps + 1e-9)  # 0.9 * 880 must be 792 whatever the rounding
+
+    @property
+    def updates(self):
+        """N: the number of mask updates inside the pruning window."""
+        return self._steps(self.window) // self.interval
+
+    @property
+    def last_pruning_step(self):
+        """The step of the N-th update, from which on the target density is met."""
+        return self.updates * self.interval
+
+    @property
+    def end_step(self):
+        """T_end: the last step at which a mask may change."""
+        return max(self._steps(self.end), self.last_pruning_step)
+
+    def is_update(self, step):
+        """Whether a mask update takes the place of optimiser step `step`."""
+        return 0 < step <= self.end_step and step % self.interval == 0
+
+    def lowers_density(self, step):
+        """Whether the update at `step` chooses new layer budgets; later updates keep those of the masks."""
+        return step <= self.last_pruning_step
+
+    def reached_target(self, step):
+        """Whether the masks have the target density after `step`."""
+        return step >= self.last_pruning_step
+
+    def density_at(self, step):
+        """Global density after `step`: d0 (d / d0)^(i / N) after the i-th update, exactly d from the N-th on."""
+        update = min(step // self.interval, self.updates)
+        if update == self.updates:
+            return self.density
+        return self.initial_density * (self.density / self.initial_density) ** (update / self.updates)
+
+    def drop_fraction_at(self, step):
+        """f = alpha / 2 (1 + cos(pi t / T_end)): share of its weights that each layer drops and regrows at `step`."""
+        return self.drop_fraction / 2 * (1 + math.cos(math.pi * min(step / self.end_step, 1.0)))

@@ -1,0 +1,120 @@
+"""The training objective of RPG: task loss + lambda * rank term (RPG, Section 3).
+
+The rank term of the network is the mean of the layers' terms -||Mn - M_k||_F^2 (see `low_rank.py`) over the
+convolutions that take part. Two solvers give the same numbers:
+
+svd   MindSpore's SVD op, inside the graph; for devices that have the op.
+gram  the smaller Gram matrix and LAPACK on the host, with the exact gradient; for every device, and several times
+      faster. It leaves the graph, so it runs in PyNative mode only.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from src.low_rank import LayerTerm, layer_term, takes_part
+
+
+class RPGWithLossCell(nn.Cell):
+    """Task loss plus weighted rank term; differentiate it to get the dense gradient that decides what grows.
+
+    task: Cell of (images, labels) -> scalar loss; rank_term: Cell of (*weights) -> scalar; rank_weight: lambda;
+    weights: the convolution weights (Parameters of the task's network) that the rank term is taken of.
+    """
+
+    def __init__(self, task, rank_term, rank_weight, weights):
+        super().__init__(auto_prefix=False)
+        self.task = task
+        self.rank_term = rank_term
+        self.rank_weight = rank_weight
+        self.weights = list(weights)
+
+    def construct(self, images, labels):
+        return self.terms(images, labels)[0]
+
+    def terms(self, images, labels):
+        """(objective, task loss, rank term), all scalars."""
+        task, rank = self.task(images, labels), self.rank_term(*self.weights)
+        return task + self.rank_weight * rank, task, rank
+
+
+class SVDRankTerm(nn.Cell):
+    """Rank term by MindSpore's SVD op; differentiable and compilable.
+
+    tail_energy: eta in (0, 1). construct(*weights) returns a scalar; weights that are zero or not finite take no part.
+    """
+
+    def __init__(self, tail_energy):
+        super().__init__()
+        self.tail_energy = tail_energy
+
+    def construct(self, *weights):
+        total, count = 0.0, 0.0
+        for weight in weights:
+            loss, present = self.layer(weight)
+            total += loss
+            count += present
+        return total / ops.maximum(count, ops.ones_like(count))
+
+    def layer(self, weight):
+        """(loss, 1.0) of one weight, or (0.0, 0.0) if it takes no part."""
+        matrix = weight.reshape(weight.shape[0], -1)
+        square = ops.stop_gradient((matrix * matrix).sum())
+        present = ops.logical_and(ops.isfinite(square), square > 0)
+        # A matrix without a rank term is replaced by zeros, which every step below maps to zeros.
+        matrix = ops.where(present, matrix, ops.zeros_like(matrix))
+        normalised = matrix / ops.sqrt(ops.where(present, (matrix * matrix).sum(), ops.ones_like(square)))
+        low_rank = ops.stop_gradient(self.approximate(ops.stop_gradient(normalised)))
+        tail = normalised - low_rank
+        return -(tail * tail).sum(), present.astype(weight.dtype)
+
+    def approximate(self, matrix):
+        """Best rank-k approximation of a normalised matrix, k by its tail energy."""
+        values, left, right = ops.svd(matrix, full_matrices=False, compute_uv=True)
+        energies = values * values
+        tails = energies.sum() - ops.cumsum(energies, 0) + energies
+        k = ops.argmin(ops.abs(tails - self.tail_energy))
+        kept = values * (ops.arange(values.shape[0]) < k).astype(values.dtype)
+        return ops.matmul(left * kept, right.swapaxes(0, 1))
+
+
+class GramRankTerm(nn.Cell):
+    """Rank term by Gram matrices on the host, layers spread over threads; the gradient is exact, not traced.
+
+    tail_energy: eta in (0, 1). construct(*weights) returns a scalar; weights that are zero or not finite take no part.
+    """
+
+    def __init__(self, tail_energy, threads=2):
+        super().__init__()
+        self.tail_energy = tail_energy
+        self.pool = ThreadPoolExecutor(threads)
+        self.gradients = ()
+
+    def construct(self, *weights):
+        terms = list(self.pool.map(self.layer, weights))
+        count = max(sum(term.gradient is not None for term in terms), 1)
+        self.gradients = tuple(
+            np.zeros(weight.shape, np.float32) if term.gradient is None else term.gradient / np.float32(count)
+            for term, weight in zip(terms, weights)
+        )
+        return Tensor(np.float32(sum(term.loss for term in terms) / count))
+
+    def layer(self, weight):
+        values = weight.asnumpy().astype(np.float32)
+        if not takes_part(values):
+            return LayerTerm(0, 0.0, None)
+        return layer_term(values, self.tail_energy)
+
+    def bprop(self, *args):
+        """Gradients of the last construct, times the incoming one; `args` are its inputs, output and sensitivity."""
+        sensitivity = args[-1]
+        return tuple(sensitivity * Tensor(gradient) for gradient in self.gradients)
+
+
+SOLVERS = {"svd": SVDRankTerm, "gram": GramRankTerm}
+
+
+def build_rank_term(solver, tail_energy):
+    """The rank term by its solver's name; `auto` is `gram`, which runs on every device and is the faster one."""
+    return SOLVERS["gram" if solver == "auto" else solver](tail_energy)

@@ -1,0 +1,121 @@
+"""One step of training: the compiled plain step, and what takes its place when masks or ranks are due."""
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+
+_multiply = ops.MultitypeFuncGraph("multiply_gradient_by_mask")
+
+
+@_multiply.register("Tensor", "Tensor")
+def _multiply_tensors(gradient, mask):
+    return gradient * mask
+
+
+def optimizer_state(optimizer, parameter):
+    """The optimiser's state Parameters of one trained parameter, named `<state>.<parameter name>`."""
+    trained = {id(other) for other in optimizer.parameters}
+    return [
+        state
+        for state in optimizer.get_parameters()
+        if id(state) not in trained and state.name.partition(".")[2] == parameter.name
+    ]
+
+
+class TaskLoss(nn.Cell):
+    """Network and loss function as one cell of (images, labels), compiled to a graph."""
+
+    def __init__(self, network, loss_fn):
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.loss_fn = loss_fn
+
+    @ms.jit
+    def construct(self, images, labels):
+        return self.loss_fn(self.network(images), labels)
+
+
+class TrainStep:
+    """Callable of (images, labels) -> loss that trains, prunes and regrows; it counts its own steps from 1.
+
+    task: TaskLoss; optimizer: a MindSpore optimiser over the network's parameters, with the learning rate as a
+    schedule inside it; pruner: Pruner, or None for dense training; objective: RPGWithLossCell of the task, or None to
+    do without the rank term; rank_interval: every that many steps the rank term also moves the weights, 0 for never.
+
+    Three kinds of step, each compiled once:
+      plain   masked gradient of the task, one optimiser step, all in one graph
+      ranked  the same with the gradient of task + lambda * rank term
+      update  the dense gradient of task + lambda * rank term goes to the pruner; no optimiser step
+    """
+
+    def __init__(self, task, optimizer, pruner=None, objective=None, rank_interval=0):
+        self.step = 0
+        self.optimizer = optimizer
+        self.pruner = pruner
+        self.rank_interval = rank_interval if objective is not None else 0
+        self.loss_sum = Parameter(Tensor(0.0, ms.float32), name="loss_sum", requires_grad=False)
+        self.last_update = None
+        self.last_rank_loss = None
+        self._task_gradients = ms.value_and_grad(task, None, optimizer.parameters)
+        self._objective_gradients = None
+        if objective is not None:
+            self._objective_gradients = ms.value_and_grad(objective.terms, None, optimizer.parameters, has_aux=True)
+        self._plain, self._apply = self._compile()
+        if pruner is not None:
+            position = {parameter.name: index for index, parameter in enumerate(optimizer.parameters)}
+            self._pruned = [position[weight.name] for weight in pruner.weights]
+            self._momentum = [optimizer_state(optimizer, weight) for weight in pruner.weights]
+
+    def __call__(self, images, labels):
+        self.step += 1
+        if self.pruner is not None and self.pruner.is_update(self.step):
+            return self._update(*self._dense_gradients(images, labels))
+        if self.rank_interval and self.step % self.rank_interval == 0:
+            return self._apply(*self._dense_gradients(images, labels))
+        return self._plain(images, labels)
+
+    def _dense_gradients(self, images, labels):
+        """Task loss, and the gradients of the whole objective over all positions, masked-out ones included."""
+        if self._objective_gradients is None:
+            return self._task_gradients(images, labels)
+        (_, task_loss, self.last_rank_loss), gradients = self._objective_gradients(images, labels)
+        return task_loss, gradients
+
+    def _update(self, loss, gradients):
+        """A mask update takes the place of the optimiser step; the learning rate moves on all the same."""
+        self.last_update = self.pruner.update(self.step, [gradients[i] for i in self._pruned], self._momentum)
+        ops.assign_add(self.optimizer.global_step, Tensor([1], ms.int32))
+        ops.assign_add(self.loss_sum, loss)
+        return loss
+
+    def _masks(self):
+        """One factor per optimised parameter: the pruner's mask, or a scalar one."""
+        one = Parameter(Tensor(1.0, ms.float32), name="mask.none", requires_grad=False)
+        masks = {weight.name: mask for weight, mask in zip(self.pruner.weights, self.pruner.device_masks)}
+        return tuple(masks.get(parameter.name, one) for parameter in self.optimizer.parameters)
+
+    def _compile(self):
+        """The compiled plain step, and the compiled second half of a ranked step.
+
+        Masked gradients and masked momentum leave a zero weight at zero, weight decay included, so the weights
+        themselves need no masking between updates.
+        """
+        task_gradients, optimizer, loss_sum = self._task_gradients, self.optimizer, self.loss_sum
+        masks = self._masks() if self.pruner is not None else None
+        hyper_map = ops.HyperMap()
+
+        def finish(loss, gradients):
+            if masks is not None:
+                gradients = hyper_map(_multiply, gradients, masks)
+            loss = ops.depend(loss, optimizer(gradients))
+            return ops.depend(loss, ops.assign_add(loss_sum, loss))
+
+        @ms.jit
+        def plain(images, labels):
+            loss, gradients = task_gradients(images, labels)
+            return finish(loss, gradients)
+
+        @ms.jit
+        def apply(loss, gradients):
+            return finish(loss, gradients)
+
+        return plain, apply

@@ -1,0 +1,217 @@
+"""The training loop: epochs, evaluation, metrics and checkpoints. How a mask is chosen is no concern of it."""
+
+import time
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+from tqdm import tqdm
+
+from src.checkpoint import write_network
+from src.data import DATASETS, build_dataset
+from src.errors import InputError
+from src.evaluation import Evaluator
+from src.models import build_model
+from src.optimizer import build_optimizer, learning_rates
+from src.pruning.methods import METHODS
+from src.pruning.pruner import Pruner, convolution_weights, prunable_weights
+from src.pruning.schedule import PruningSchedule
+from src.report import sparsity_report
+from src.resume import restore, save
+from src.rpg_cell import RPGWithLossCell, build_rank_term
+from src.run_folder import RunFolder
+from src.train_step import TaskLoss, TrainStep
+
+
+def build_schedule(config, total_steps):
+    """The pruning schedule of a configuration over `total_steps`, or None for dense training."""
+    if config.method == "dense":
+        return None
+    method = METHODS[config.method]
+    density = 1 - config.sparsity
+    interval = config.update_interval
+    if method.get("one_shot"):
+        interval = max(1, int(config.prune_window * total_steps))
+    return PruningSchedule(
+        total_steps,
+        interval,
+        density,
+        config.drop_fraction,
+        config.prune_window,
+        config.update_end,
+        density if method.get("sparse_start") else 1.0,
+    )
+
+
+def describe_model(config):
+    """What `build_model` needs to build the network again; it travels inside every checkpoint."""
+    data = DATASETS[config.dataset]
+    return {
+        "name": config.model,
+        "num_classes": data.NUM_CLASSES,
+        "in_channels": data.IMAGE_SHAPE[0],
+        "width_factor": config.width_factor,
+    }
+
+
+class Trainer:
+    """Everything one run consists of, built from a configuration; `run()` trains to the end and returns the result.
+
+    Raises InputError where the configuration does not fit data or schedule.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        self.folder = RunFolder(config.output_path)
+        ms.set_seed(config.seed)
+        self.network = build_model(**describe_model(config))
+        self.network.set_train(True)
+        try:
+            self.train_data = build_dataset(config.dataset, "train", config.batch_size, config.seed, config.num_workers)
+            self.test_data = build_dataset(config.dataset, "test", config.batch_size, config.seed, config.num_workers)
+            self.steps_per_epoch = self.train_data.get_dataset_size()
+            self.total_steps = config.epoch_size * self.steps_per_epoch
+            self.schedule = build_schedule(config, self.total_steps)
+            self.pruner = self._build_pruner()
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        warmup = int(config.warmup_epochs * self.steps_per_epoch)
+        self.rates = learning_rates(config.lr, self.total_steps, warmup)
+        self.optimizer = build_optimizer(
+            self.network, self.rates, config.momentum, config.nesterov, config.weight_decay
+        )
+        task = TaskLoss(self.network, nn.CrossEntropyLoss(label_smoothing=config.label_smoothing))
+        objective = None
+        if config.rank_weight > 0:
+            rank_term = build_rank_term(config.rank_solver, config.tail_energy)
+            objective = RPGWithLossCell(task, rank_term, config.rank_weight, convolution_weights(self.network))
+        self.step = TrainStep(task, self.optimizer, self.pruner, objective, config.rank_interval)
+        self.evaluate = Evaluator(self.network, config.batch_size)
+        self.best = None
+        self.seconds = 0.0
+
+    def run(self):
+        """Train to the last epoch; returns the content of result.json."""
+        self.folder.open(self.config)
+        if self.config.resume_ckpt:
+            self._resume()
+        first = self.step.step // self.steps_per_epoch
+        if first:
+            self.train_data.set_init_step(self.step.step)
+        batches = self.train_data.create_tuple_iterator(num_epochs=self.config.epoch_size - first)
+        with tqdm(
+            total=self.total_steps * self.config.batch_size,
+            initial=self.step.step * self.config.batch_size,
+            unit="img",
+            unit_scale=True,
+            disable=None,
+        ) as progress:
+            for epoch in range(first, self.config.epoch_size):
+                metrics = self._train_epoch(epoch + 1, batches, progress)
+                self._finish_epoch(metrics)
+                tqdm.write(format_epoch(metrics, self.config.epoch_size))
+        return self._write_result(metrics)
+
+    def _train_epoch(self, epoch, batches, progress):
+        start = time.perf_counter()
+        ops.assign(self.step.loss_sum, Tensor(0.0, ms.float32))
+        for index, (images, labels) in enumerate(batches):
+            loss = self.step(images, labels)
+            progress.update(self.config.batch_size)
+            if index % 20 == 0 and not progress.disable:  # reading the loss waits for the device
+                density = 1.0 if self.pruner is None else self.pruner.density
+                progress.set_postfix(
+                    loss=f"{float(loss):.3f}", lr=f"{self.rates[self.step.step - 1]:.4f}", density=f"{density:.4f}"
+                )
+        train_loss = float(self.step.loss_sum) / self.steps_per_epoch
+        seconds = time.perf_counter() - start
+        scores = self.evaluate(self.test_data)
+        self.seconds += time.perf_counter() - start
+        update = self.step.last_update
+        return {
+            "epoch": epoch,
+            "step": self.step.step,
+            "lr": self.rates[self.step.step - 1],
+            "train_loss": train_loss,
+            "top1": scores.top1,
+            "top5": scores.top5,
+            "loss": scores.loss,
+            "density": 1.0 if self.pruner is None else self.pruner.density,
+            "drop_fraction": None if update is None else update.drop_fraction,
+            "rank_loss": None if self.step.last_rank_loss is None else float(self.step.last_rank_loss),
+            "images_per_second": self.steps_per_epoch * self.config.batch_size / seconds,
+            "seconds": self.seconds,
+        }
+
+    def _finish_epoch(self, metrics):
+        """Checkpoints and metrics of one epoch. The best counts only once the network has its target sparsity."""
+        reached = self.schedule is None or self.schedule.reached_target(metrics["step"])
+        if reached and (self.best is None or metrics["top1"] > self.best["top1"]):
+            self.best = {key: metrics[key] for key in ("epoch", "top1", "top5", "loss")}
+            write_network(self.folder.best, self.network, self._describe(metrics))
+        write_network(self.folder.last, self.network, self._describe(metrics))
+        self.folder.append_metrics(metrics)
+        progress = {"epoch": metrics["epoch"], "step": self.step.step, "best": self.best, "seconds": self.seconds}
+        save(self.folder.resume, self.network, self.optimizer, self.pruner, {**progress, "config": dict(self.config)})
+
+    def _write_result(self, last):
+        self._assert_zeros()
+        report = sparsity_report(
+            {weight.name: weight.asnumpy() for weight in prunable_weights(self.network)}, self.config.tail_energy
+        )
+        result = {
+            "top1": self.best["top1"],
+            "top5": self.best["top5"],
+            "best": self.best,
+            "last": {key: last[key] for key in ("epoch", "top1", "top5", "loss")},
+            **report,
+            "seconds": self.seconds,
+        }
+        self.folder.write_result(result)
+        return result
+
+    def _assert_zeros(self):
+        """The weights outside the masks are exactly zero, and the masks have the target density."""
+        if self.pruner is None:
+            return
+        sizes = sum(mask.size for mask in self.pruner.masks)
+        assert self.pruner.kept == round(self.schedule.density * sizes), "masks miss the target density"
+        for weight, mask in zip(self.pruner.weights, self.pruner.masks):
+            assert not weight.asnumpy()[~mask].any(), f"{weight.name} has non-zero weights outside its mask"
+
+    def _build_pruner(self):
+        if self.schedule is None:
+            return None
+        return Pruner(
+            prunable_weights(self.network),
+            self.schedule,
+            self.config.distribution,
+            METHODS[self.config.method]["growth"],
+            self.config.seed,
+        )
+
+    def _resume(self):
+        path = self.folder.resume_path(self.config.resume_ckpt)
+        saved = restore(path, self.network, self.optimizer, self.pruner)
+        self.step.step = saved["step"]
+        self.best = saved["best"]
+        self.seconds = saved["seconds"]
+        self.folder.keep_metrics(saved["epoch"])
+
+    def _describe(self, metrics):
+        """What a deployable checkpoint says of itself, enough to evaluate and export it."""
+        return {
+            "model": describe_model(self.config),
+            "image_shape": list(DATASETS[self.config.dataset].IMAGE_SHAPE),
+            "config": dict(self.config),
+            "epoch": metrics["epoch"],
+            "top1": metrics["top1"],
+        }
+
+
+def format_epoch(metrics, epochs):
+    """One line of progress."""
+    return (
+        f"epoch {metrics['epoch']:>3}/{epochs}  loss {metrics['train_loss']:.4f}  top1 {metrics['top1']:6.2f}  "
+        f"top5 {metrics['top5']:6.2f}  density {metrics['density']:.4f}  lr {metrics['lr']:.4f}  "
+        f"{metrics['images_per_second']:,.0f} images/s"
+    )
