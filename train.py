@@ -4,6 +4,7 @@ import src  # noqa: F401  sets the environment before mindspore loads
 from src.config import load_config
 from src.device import select_device
 from src.errors import run_program
+from src.plan import format_plan
 from src.report import format_layers, format_summary
 from src.trainer import Trainer
 
@@ -12,7 +13,11 @@ def main():
     """Train by the configuration on the command line."""
     config = load_config()
     select_device(config.device_target)
-    result = Trainer(config).run()
+    trainer = Trainer(config)
+    if config.dry_run:
+        print(format_plan(trainer))
+        return
+    result = trainer.run()
     print(format_layers(result))
     print(format_summary(result))
     print(f"best top-1 {result['best']['top1']:.2f} % (epoch {result['best']['epoch']}), ", end="")

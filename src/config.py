@@ -13,7 +13,9 @@ from easydict import EasyDict
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from src.command_line import Parser
+from src.data import DATASETS
 from src.errors import InputError
+from src.models import MODELS
 from src.pruning.methods import METHODS, fixed_settings, resolve_distribution
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,9 +27,9 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    model: str = Field("resnet20", description="network, by its name in src/models")
+    model: Literal[tuple(MODELS)] = Field("resnet20", description="network, by its name in src/models")
     width_factor: int = Field(1, ge=1, le=16, description="widens the CIFAR networks")
-    dataset: Literal["digits"] = Field("digits", description="data set")
+    dataset: Literal[tuple(DATASETS)] = Field("digits", description="data set")
     batch_size: int = Field(64, ge=1, description="training images per step")
 
     epoch_size: int = Field(40, ge=1, description="epochs to train")
@@ -104,8 +106,11 @@ def resolve(values, given=None, where="configuration"):
     return EasyDict(config.model_dump())
 
 
-def read_yaml(path):
-    """Settings of a YAML file on top of those of the file its `base` key names (relative to it)."""
+def read_yaml(path, including=()):
+    """Settings of a YAML file on top of those of the file its `base` key names (relative to it).
+
+    including: the files whose `base` led here. Raises InputError.
+    """
     path = Path(path)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -116,7 +121,12 @@ def read_yaml(path):
     if not isinstance(values, dict):
         raise InputError(f"config_path: {path} holds no `key: value` lines")
     base = values.pop("base", None)
-    return values if base is None else {**read_yaml(path.parent / base), **values}
+    if base is None:
+        return values
+    base = path.parent / str(base)
+    if base.resolve() in (path.resolve(), *including):
+        raise InputError(f"config_path: {path}: base {base} leads back to itself")
+    return {**read_yaml(base, (path.resolve(), *including)), **values}
 
 
 def save_yaml(config, path):

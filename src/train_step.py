@@ -70,7 +70,8 @@ class TrainStep:
         if self.pruner is not None and self.pruner.is_update(self.step):
             return self._update(*self._dense_gradients(images, labels))
         if self.rank_interval and self.step % self.rank_interval == 0:
-            return self._apply(*self._dense_gradients(images, labels))
+            loss, gradients = self._dense_gradients(images, labels)
+            return self._apply(loss, *gradients)
         return self._plain(images, labels)
 
     def _dense_gradients(self, images, labels):
@@ -115,7 +116,7 @@ class TrainStep:
             return finish(loss, gradients)
 
         @ms.jit
-        def apply(loss, gradients):
+        def apply(loss, *gradients):
             return finish(loss, gradients)
 
         return plain, apply

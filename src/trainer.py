@@ -97,7 +97,7 @@ class Trainer:
         first = self.step.step // self.steps_per_epoch
         if first:
             self.train_data.set_init_step(self.step.step)
-        batches = self.train_data.create_tuple_iterator(num_epochs=self.config.epoch_size - first)
+        batches = self.train_data.create_tuple_iterator(num_epochs=self.config.epoch_size)
         with tqdm(
             total=self.total_steps * self.config.batch_size,
             initial=self.step.step * self.config.batch_size,

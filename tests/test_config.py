@@ -1,0 +1,111 @@
+"""Configuration: precedence, the one place of types and ranges, what methods fix, and errors of one line."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from src.config import Config, load_config, read_yaml, resolve, save_yaml
+from src.errors import InputError
+
+CONFIGS = sorted(Path(__file__).parent.parent.joinpath("config").glob("*.yaml"))
+
+
+def load(tmp_path, text, *words):
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    return load_config(["--config_path", str(file), *words])
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_file_in_config_is_valid(path):
+    resolve(read_yaml(path))
+
+
+def test_default_is_the_embedded_run():
+    config = load_config([])
+    assert (config.model, config.dataset, config.method, config.sparsity) == ("resnet20", "digits", "rpg", 0.98)
+
+
+def test_precedence(tmp_path):
+    (tmp_path / "base.yaml").write_text("lr: 0.5\nseed: 1\nsparsity: 0.8\n")
+    config = load(tmp_path, "base: base.yaml\nseed: 2\nsparsity: 0.9\n", "--sparsity", "0.95")
+    assert (config.lr, config.seed, config.sparsity, config.momentum) == (0.5, 2, 0.95, 0.9)
+
+
+def test_numbers_in_exponent_notation_are_numbers(tmp_path):
+    assert load(tmp_path, "weight_decay: 1e-4\n").weight_decay == 1e-4  # YAML 1.1 reads this as text
+
+
+def test_resolved_configuration_reads_back_the_same(tmp_path):
+    config = load(tmp_path, "method: gap\nsparsity: 0.9\n")
+    save_yaml(config, tmp_path / "saved.yaml")
+    assert load_config(["--config_path", str(tmp_path / "saved.yaml")]) == config
+
+
+def test_switches_need_no_value(tmp_path):
+    assert load(tmp_path, "", "--overwrite").overwrite is True
+    assert load(tmp_path, "overwrite: true\n", "--overwrite", "false").overwrite is False
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("rpg", {"rank_weight": 0.5, "drop_fraction": 0.3, "distribution": "global"}),
+        ("gap", {"rank_weight": 0.0, "drop_fraction": 0.3, "distribution": "global"}),
+        ("gmp", {"rank_weight": 0.0, "drop_fraction": 0.0, "distribution": "global"}),
+        ("rigl", {"rank_weight": 0.0, "drop_fraction": 0.3, "distribution": "erk"}),
+        ("set", {"rank_weight": 0.0, "drop_fraction": 0.3, "distribution": "erk"}),
+        ("magnitude", {"rank_weight": 0.0, "drop_fraction": 0.0, "distribution": "global"}),
+        ("dense", {"rank_weight": 0.0, "drop_fraction": 0.0, "sparsity": 0.0}),
+    ],
+)
+def test_methods_are_settings(method, expected):
+    config = resolve({"rank_weight": 0.5, "drop_fraction": 0.3, "sparsity": 0.9}, {"method": method})
+    assert {key: config[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "message"),
+    [
+        ("sparcity: 0.9\n", [], r"c.yaml: unknown key 'sparcity'; did you mean sparsity\?"),
+        ("", ["--sparcity", "0.9"], r"command line: unknown option --sparcity; did you mean --sparsity\?"),
+        ("", ["--sparsity=2"], "command line: sparsity: .*less than 1"),
+        ("sparsity: -1\n", [], "c.yaml: sparsity: .*greater than or equal to 0"),
+        ("sparsity: lots\n", [], "c.yaml: sparsity: .*valid number.*'lots'"),
+        ("batch_size: 1.5\n", [], "c.yaml: batch_size: .*integer"),
+        ("method: prune\n", [], "c.yaml: method: .*'rpg'.*not 'prune'"),
+        ("model: resnet21\n", [], "c.yaml: model: .*resnet20"),
+        ("lr: [1]\n", [], "c.yaml: lr: "),
+        ("lr: .nan\n", [], "c.yaml: lr: "),
+        ("seed:\n", [], "c.yaml: seed: "),
+        ("- a\n- b\n", [], "holds no `key: value` lines"),
+        ("a: b: c\n", [], "not valid YAML"),
+        ("lr: !!python/object/apply:os.getcwd []\n", [], "not valid YAML"),
+        ("base: nowhere.yaml\n", [], "cannot read .*nowhere.yaml: No such file"),
+        ("base: c.yaml\n", [], "base.*itself"),
+        ("prune_window: 0.9\nupdate_end: 0.8\n", [], "update_end 0.8 lies before the end of prune_window 0.9"),
+        ("distribution: global\nmethod: rigl\n", [], "distribution global does not fit method rigl"),
+        ("", ["--method", "gap", "--rank_weight", "1"], "command line: rank_weight: method gap fixes it to 0"),
+        ("", ["--seed"], "command line: argument --seed: expected one argument"),
+        ("", ["stray"], "command line: unknown option stray"),
+        ("", ["--spars", "0.5"], "command line: unknown option --spars"),
+    ],
+)
+def test_bad_input_is_one_clear_line(tmp_path, text, words, message):
+    with pytest.raises(InputError, match=message):
+        load(tmp_path, text, *words)
+
+
+def test_missing_file():
+    with pytest.raises(InputError, match=r"cannot read nowhere\.yaml"):
+        load_config(["--config_path", "nowhere.yaml"])
+
+
+def test_every_key_is_described():
+    assert all(field.description for field in Config.model_fields.values())
+
+
+def test_default_configuration_names_every_recipe_key_it_sets():
+    text = CONFIGS[0].parent.joinpath("resnet20_digits.yaml").read_text()
+    assert set(yaml.safe_load(text)) <= set(Config.model_fields)

@@ -1,0 +1,36 @@
+"""What must hold before mindspore loads."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from src.environment import VARIABLES, unsupported
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize(
+    ("python", "mindspore", "numpy", "problem"),
+    [
+        ((3, 9), "2.7.1", "1.26.4", None),
+        ((3, 12), "2.10.0", "1.26.4", None),
+        ((3, 8), "2.10.0", "1.26.4", "use 3.9 to 3.12"),
+        ((3, 13), "2.10.0", "1.26.4", "use 3.9 to 3.12"),
+        ((3, 11), None, "1.26.4", "bash scripts/setup.sh"),
+        ((3, 11), "2.10.0", "2.1.0", "numpy<2"),
+    ],
+)
+def test_versions(python, mindspore, numpy, problem):
+    found = unsupported(python, mindspore, numpy)
+    assert found is None if problem is None else problem in found
+
+
+def test_variables_are_set_before_mindspore_and_the_users_win():
+    code = "import sys, os, src; assert 'mindspore' not in sys.modules; print(os.environ['ONEDNN_MAX_CPU_ISA'])"
+    clean = {key: value for key, value in os.environ.items() if key not in VARIABLES}
+    for extra, expected in (({}, "AVX2"), ({"ONEDNN_MAX_CPU_ISA": "ALL"}, "ALL")):
+        done = subprocess.run([sys.executable, "-c", code], env={**clean, **extra}, cwd=ROOT, capture_output=True)
+        assert done.stdout.decode().strip() == expected, done.stderr

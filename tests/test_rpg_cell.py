@@ -1,0 +1,89 @@
+"""The objective: both solvers against each other, inside and outside a graph, and the sum of its parts."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn, ops
+
+from src.low_rank import layer_term
+from src.rpg_cell import GramRankTerm, RPGWithLossCell, SVDRankTerm, build_rank_term
+
+SHAPES = [(8, 4, 3, 3), (32, 4, 1, 1), (1, 5, 3, 3), (5, 16, 3, 3)]
+
+
+def term_and_gradients(cell, weights):
+    return ms.value_and_grad(cell, tuple(range(len(weights))))(*weights)
+
+
+@pytest.fixture
+def weights(rng):
+    return [Tensor((rng.standard_normal(shape) * (rng.random(shape) < 0.5)).astype(np.float32)) for shape in SHAPES]
+
+
+def test_solvers_agree(weights):
+    loss, gradients = term_and_gradients(GramRankTerm(0.2), weights)
+    other_loss, other_gradients = term_and_gradients(SVDRankTerm(0.2), weights)
+    assert float(loss) == pytest.approx(float(other_loss), abs=1e-6)
+    for gradient, other in zip(gradients, other_gradients):
+        assert np.allclose(gradient.asnumpy(), other.asnumpy(), atol=1e-5)
+
+
+def test_network_term_is_the_mean_of_the_layers(weights):
+    terms = [layer_term(weight.asnumpy(), 0.2) for weight in weights]
+    loss, gradients = term_and_gradients(GramRankTerm(0.2), weights)
+    assert float(loss) == pytest.approx(np.mean([term.loss for term in terms]), rel=1e-6)
+    for gradient, term in zip(gradients, terms):
+        assert np.allclose(gradient.asnumpy(), term.gradient / len(terms), atol=1e-7)
+
+
+@pytest.mark.parametrize("solver", [GramRankTerm, SVDRankTerm])
+def test_layers_that_take_no_part_do_not_count(solver, weights):
+    out = [np.zeros((4, 3, 3, 3)), np.full((4, 3, 3, 3), np.nan), np.full((4, 3, 3, 3), np.inf)]
+    loss, gradients = term_and_gradients(solver(0.2), weights + [Tensor(w.astype(np.float32)) for w in out])
+    alone, _ = term_and_gradients(solver(0.2), weights)
+    assert float(loss) == pytest.approx(float(alone), rel=1e-6)
+    assert all(not gradient.asnumpy().any() for gradient in gradients[len(weights) :])
+
+
+@pytest.mark.parametrize("solver", [GramRankTerm, SVDRankTerm])
+def test_no_layer_takes_part(solver):
+    loss, gradients = term_and_gradients(solver(0.2), [Tensor(np.zeros((4, 3, 3, 3), np.float32))] * 2)
+    assert float(loss) == 0
+    assert all(not gradient.asnumpy().any() for gradient in gradients)
+
+
+def test_svd_solver_compiles(weights):
+    cell = SVDRankTerm(0.2)
+
+    @ms.jit
+    def compiled(*weights):
+        return cell(*weights)
+
+    assert float(compiled(*weights)) == pytest.approx(float(cell(*weights)), rel=1e-6)
+
+
+def test_auto_runs_without_an_svd_op():
+    assert isinstance(build_rank_term("auto", 0.1), GramRankTerm)
+    assert isinstance(build_rank_term("svd", 0.1), SVDRankTerm)
+
+
+@pytest.mark.parametrize("solver", ["gram", "svd"])
+def test_objective_is_task_plus_lambda_times_rank(solver, rng):
+    weight = Parameter(Tensor(rng.standard_normal((4, 3, 1, 1)).astype(np.float32)), name="weight")
+
+    class Task(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.weight = weight
+
+        def construct(self, images, labels):
+            return ops.sum(self.weight * images) - labels
+
+    task, rank_term = Task(), build_rank_term(solver, 0.3)
+    objective = RPGWithLossCell(task, rank_term, 2.5, [weight])
+    images, labels = Tensor(np.full((4, 3, 1, 1), 0.5, np.float32)), Tensor(1.0)
+    total, (gradient,) = ms.value_and_grad(objective, None, [weight])(images, labels)
+    term = layer_term(weight.asnumpy(), 0.3)
+    assert float(total) == pytest.approx(float(task(images, labels)) + 2.5 * term.loss, rel=1e-5)
+    assert np.allclose(gradient.asnumpy(), 0.5 + 2.5 * term.gradient, atol=1e-6)
+    assert weight.name == "weight"  # wrapping renames nothing: checkpoints keep the network's own keys

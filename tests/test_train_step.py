@@ -1,0 +1,174 @@
+"""The training step: compiled once, exact zeros at every step, and a mask update in place of an optimiser step."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn, ops
+from mindspore.graph import api
+
+from src.optimizer import build_optimizer, learning_rates
+from src.pruning.pruner import Pruner, convolution_weights, prunable_weights
+from src.pruning.schedule import PruningSchedule
+from src.rpg_cell import RPGWithLossCell, build_rank_term
+from src.train_step import TaskLoss, TrainStep, optimizer_state
+
+STEPS, INTERVAL = 24, 4
+
+
+class Net(nn.Cell):
+    """Two convolutions, BatchNorm and a dense layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 8, 3, pad_mode="pad", padding=1)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 16, 3, stride=2, pad_mode="pad", padding=1, has_bias=True)
+        self.dense = nn.Dense(16, 4)
+
+    def construct(self, x):
+        x = ops.relu(self.bn1(self.conv1(x)))
+        return self.dense(ops.relu(self.conv2(x)).mean((2, 3)))
+
+
+class Run:
+    """A small network with everything that trains it."""
+
+    def __init__(self, rank_weight=0.5, rank_interval=0, drop=0.3, nesterov=False, density=0.1, **pruner):
+        ms.set_seed(1)
+        self.network = Net().set_train()
+        self.rates = learning_rates(0.1, STEPS, 4)
+        self.optimizer = build_optimizer(self.network, self.rates, 0.9, nesterov, 1e-2)
+        initial = pruner.pop("initial", 1.0)
+        self.schedule = PruningSchedule(STEPS, INTERVAL, density, drop, 0.8, 0.85, initial)
+        self.pruner = Pruner(prunable_weights(self.network), self.schedule, **pruner)
+        task = TaskLoss(self.network, nn.CrossEntropyLoss())
+        objective = None
+        if rank_weight:
+            objective = RPGWithLossCell(
+                task, build_rank_term("gram", 0.2), rank_weight, convolution_weights(self.network)
+            )
+        self.step = TrainStep(task, self.optimizer, self.pruner, objective, rank_interval)
+        random = np.random.default_rng(0)
+        self.batches = [
+            (
+                Tensor(random.standard_normal((8, 1, 6, 6)).astype(np.float32)),
+                Tensor(random.integers(0, 4, 8).astype(np.int32)),
+            )
+            for _ in range(STEPS)
+        ]
+
+    def train(self):
+        for batch in self.batches:
+            yield float(self.step(*batch))
+
+    def weights(self):
+        return [weight.asnumpy() for weight in self.pruner.weights]
+
+    def momentum(self):
+        return [optimizer_state(self.optimizer, weight)[0].asnumpy() for weight in self.pruner.weights]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"rank_interval": 1},
+        {"rank_interval": 3},
+        {"rank_weight": 0},
+        {"nesterov": True},
+        {"drop": 0.0, "rank_weight": 0},
+        {"distribution": "erk"},
+        {"distribution": "erk", "initial": 0.1, "rank_weight": 0},
+        {"distribution": "erk", "initial": 0.1, "rank_weight": 0, "growth": "random"},
+    ],
+    ids=str,
+)
+def test_weights_and_momentum_are_exactly_zero_outside_the_masks_at_every_step(settings):
+    run = Run(**settings)
+    sizes = sum(mask.size for mask in run.pruner.masks)
+    for step, loss in enumerate(run.train(), start=1):
+        assert np.isfinite(loss)
+        for weight, momentum, mask in zip(run.weights(), run.momentum(), run.pruner.masks):
+            assert not weight[~mask].any()
+            assert not momentum[~mask].any()
+        assert run.pruner.kept == round(run.schedule.density_at(step) * sizes)
+    assert run.pruner.kept == round(0.1 * sizes)
+    # A weight that grew where no gradient flows is alive, and zero.
+    assert 0.9 * run.pruner.kept < sum(np.count_nonzero(weight) for weight in run.weights()) <= run.pruner.kept
+
+
+def test_no_step_recompiles_after_the_first_of_its_kind():
+    run = Run(rank_interval=2)
+    compiled = []
+    for _ in run.train():
+        compiled.append(len(api.ms_compile_cache))
+    seen = INTERVAL  # steps 1 to 4: plain, ranked, plain, update
+    assert compiled[0] < compiled[seen - 1]
+    assert len(set(compiled[seen - 1 :])) == 1
+
+
+def test_an_update_takes_the_place_of_an_optimiser_step():
+    run = Run(drop=0.0, density=0.5)
+    batches = iter(run.train())
+    for _ in range(INTERVAL - 1):
+        next(batches)
+    before, bias = run.weights(), run.network.dense.bias.asnumpy().copy()
+    next(batches)
+    for old, new, mask in zip(before, run.weights(), run.pruner.masks):
+        assert np.array_equal(new, old * mask)  # pruned, but not trained
+    assert np.array_equal(bias, run.network.dense.bias.asnumpy())
+    assert int(run.optimizer.global_step.asnumpy()[0]) == run.step.step == INTERVAL
+
+
+def test_learning_rate_follows_the_step_across_updates():
+    run = Run()
+    for step, _ in enumerate(run.train(), start=1):
+        rate = float(run.optimizer.learning_rate(run.optimizer.global_step).asnumpy().item()) if step < STEPS else None
+        if rate is not None:
+            assert rate == pytest.approx(run.rates[step])
+
+
+def test_masks_are_frozen_after_the_end():
+    run = Run()
+    masks = None
+    for step, _ in enumerate(run.train(), start=1):
+        if step == run.schedule.end_step:
+            masks = [mask.copy() for mask in run.pruner.masks]
+    assert masks is not None
+    assert all(np.array_equal(a, b) for a, b in zip(masks, run.pruner.masks))
+
+
+def test_rank_term_changes_what_grows():
+    with_term, without = Run(rank_weight=50.0), Run(rank_weight=0)
+    for _ in with_term.train():
+        pass
+    for _ in without.train():
+        pass
+    assert any((a != b).any() for a, b in zip(with_term.pruner.masks, without.pruner.masks))
+
+
+def test_every_step_rank_term_moves_the_weights():
+    every, updates = Run(rank_weight=0.5, rank_interval=1), Run(rank_weight=0.5)
+    next(every.train())
+    next(updates.train())
+    assert (every.weights()[0] != updates.weights()[0]).any()
+
+
+def test_random_growth_depends_on_seed_and_step_alone():
+    one, same, other = (
+        Run(distribution="erk", initial=0.1, rank_weight=0, growth="random", seed=seed) for seed in (3, 3, 4)
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(one.pruner.masks, same.pruner.masks))
+    assert any((a != b).any() for a, b in zip(one.pruner.masks, other.pruner.masks))
+
+
+def test_decay_leaves_batchnorm_and_biases_alone():
+    optimizer = Run().optimizer
+    decays = {parameter.name: float(decay) for parameter, decay in zip(optimizer.parameters, optimizer.weight_decay)}
+    decayed = {name for name, decay in decays.items() if decay > 0}
+    assert decayed == {"conv1.weight", "conv2.weight", "dense.weight"}
+
+
+def test_sparse_start_needs_a_distribution():
+    with pytest.raises(ValueError, match="distribution uniform or erk"):
+        Run(initial=0.1)

@@ -1,0 +1,133 @@
+"""Whole runs of a few dozen steps on the embedded digits: outputs, repeatability, resuming, and every method."""
+
+import json
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+from src.checkpoint import read_checkpoint
+from src.errors import InputError
+from src.evaluation import Scores
+from src.trained import load_trained
+from src.trainer import Trainer
+
+METHODS = ["rpg", "gap", "gmp", "rigl", "set", "magnitude"]
+
+
+def weights_of(trainer):
+    return {parameter.name: parameter.asnumpy() for parameter in trainer.network.get_parameters()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+class Interrupted(Exception):
+    """Stands for a crash."""
+
+
+def interrupt_after(trainer, epochs):
+    """Let a trainer crash right after it has finished some epochs."""
+    finish = trainer._finish_epoch
+
+    def finish_and_crash(metrics):
+        finish(metrics)
+        if metrics["epoch"] == epochs:
+            raise Interrupted
+
+    trainer._finish_epoch = finish_and_crash
+    with pytest.raises(Interrupted):
+        trainer.run()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_ends_at_exactly_its_sparsity(method, small_run):
+    trainer = Trainer(small_run(method=method, sparsity=0.95))
+    result = trainer.run()
+    alive = round(0.05 * result["weights"])
+    assert trainer.pruner.kept == alive
+    counted = sum(layer["nonzeros"] for layer in result["layers"])
+    assert counted == result["nonzeros"] <= alive
+    assert result["sparsity"] == 1 - counted / result["weights"]
+    for weight, mask in zip(trainer.pruner.weights, trainer.pruner.masks):
+        assert not weight.asnumpy()[~mask].any()
+
+
+def test_dense_training_prunes_nothing(small_run):
+    result = Trainer(small_run(method="dense")).run()
+    assert result["sparsity"] < 1e-4
+
+
+def test_outputs(small_run):
+    config = small_run(sparsity=0.9)
+    trainer = Trainer(config)
+    result = trainer.run()
+    folder = trainer.folder
+    assert json.loads(folder.result.read_text()) == result
+    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert [line["step"] for line in lines] == [11, 22, 33]
+    assert lines[-1]["density"] == trainer.pruner.density
+    assert result["last"]["top1"] == lines[-1]["top1"]
+    assert result["top1"] == result["best"]["top1"] == lines[result["best"]["epoch"] - 1]["top1"]
+    assert set(result["layers"][0]) >= {"name", "shape", "weights", "nonzeros", "rank", "tail_rank"}
+    # the deployable checkpoints hold the network's own keys, as MindSpore reads them
+    own = {parameter.name for parameter in trainer.network.get_parameters()}
+    assert set(ms.load_checkpoint(str(folder.best), crc_check=True)) == own
+    assert same(read_checkpoint(folder.last)[0], weights_of(trainer))
+
+
+def test_best_counts_only_at_the_target_sparsity(small_run):
+    trainer = Trainer(small_run(prune_window=0.9))  # the last update is at step 28, in the third epoch of eleven
+    scores = iter([Scores(99.0, 100.0, 1.0, 360), Scores(98.0, 100.0, 1.0, 360), Scores(10.0, 100.0, 1.0, 360)])
+    trainer.evaluate = lambda data: next(scores)
+    result = trainer.run()
+    assert result["best"]["top1"] == 10.0
+    network = load_trained(trainer.folder.best)
+    total = sum(weight.size for weight in network.weights().values())
+    assert sum(np.count_nonzero(weight) for weight in network.weights().values()) <= round(0.02 * total)
+
+
+def test_same_seed_same_weights_other_seed_other_weights(small_run, tmp_path):
+    runs = []
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        trainer = Trainer(small_run(seed=seed, epoch_size=2, output_path=str(tmp_path / name)))
+        trainer.run()
+        runs.append(weights_of(trainer))
+    assert same(runs[0], runs[1])
+    assert not same(runs[0], runs[2])
+
+
+@pytest.mark.parametrize("settings", [{}, {"rank_interval": 3, "nesterov": True}, {"method": "set"}], ids=str)
+def test_resumed_run_equals_an_uninterrupted_one(settings, small_run, tmp_path):
+    whole = Trainer(small_run(**settings, output_path=str(tmp_path / "whole")))
+    expected = whole.run()
+    interrupt_after(Trainer(small_run(**settings)), epochs=2)
+    resumed = Trainer(small_run(**settings, resume_ckpt="auto"))
+    result = resumed.run()
+    assert same(weights_of(whole), weights_of(resumed))
+    assert all(np.array_equal(a, b) for a, b in zip(whole.pruner.masks, resumed.pruner.masks))
+    assert {**result, "seconds": 0} == {**expected, "seconds": 0}
+    timed = ("seconds", "images_per_second")
+    one, other = (
+        [{k: v for k, v in json.loads(line).items() if k not in timed} for line in t.folder.metrics.open()]
+        for t in (whole, resumed)
+    )
+    assert one == other
+
+
+def test_a_run_is_not_overwritten_unasked(small_run):
+    trainer = Trainer(small_run(epoch_size=1, update_interval=2))
+    trainer.run()
+    before = trainer.folder.best.read_bytes()
+    with pytest.raises(InputError, match="already holds a run"):
+        Trainer(small_run(epoch_size=1, update_interval=2)).run()
+    assert trainer.folder.best.read_bytes() == before
+    Trainer(small_run(epoch_size=1, update_interval=2, overwrite=True, seed=9)).run()
+    assert trainer.folder.best.read_bytes() != before
+
+
+def test_a_schedule_without_an_update_is_an_input_error(small_run):
+    with pytest.raises(InputError, match="no mask update fits"):
+        Trainer(small_run(update_interval=1000))
