@@ -12,14 +12,16 @@ several times cheaper than a full SVD. The singular vectors themselves are never
 from typing import NamedTuple
 
 import numpy as np
-from scipy import linalg
+
+from src.lapack import eigh
+from src.threads import each
 
 
 class LayerTerm(NamedTuple):
     """The rank term of one layer.
 
     k: rank of the low-rank approximation; loss: -||Mn - M_k||_F^2; gradient: d loss / d weight, shaped and typed like
-    the weight. A layer that cannot take part (see `takes_part`) has k 0, loss 0 and gradient 0.
+    the weight. A layer that cannot take part (see `layer_norm`) has k 0, loss 0 and gradient None.
     """
 
     k: int
@@ -27,10 +29,15 @@ class LayerTerm(NamedTuple):
     gradient: np.ndarray
 
 
-def takes_part(weight):
-    """Whether a weight has a rank term: it has a non-zero entry and no NaN or Inf."""
-    norm = np.linalg.norm(weight.astype(np.float64).ravel())
-    return bool(np.isfinite(norm) and norm > 0)
+NO_TERM = LayerTerm(0, 0.0, None)
+
+
+def layer_norm(weight):
+    """||W||_F as a float, or 0.0 if the weight has no rank term: it is all zeros, or has a NaN or Inf."""
+    norm = float(np.linalg.norm(weight.ravel()))
+    if not np.isfinite(norm):  # perhaps only the square overflowed
+        norm = float(np.linalg.norm(weight.ravel().astype(np.float64)))
+    return norm if np.isfinite(norm) else 0.0
 
 
 def choose_rank(energies, tail_energy):
@@ -43,41 +50,59 @@ def choose_rank(energies, tail_energy):
 
 
 def gram_eigh(matrix):
-    """Eigenvalues (descending, clipped at 0) and eigenvectors of the smaller Gram matrix of `matrix`.
+    """Eigenvalues (descending) and eigenvectors of the smaller Gram matrix of a normalised matrix.
 
-    Returns energies (r,), vectors (r, r) with one eigenvector per column, r = min(matrix.shape). The vectors are
-    left singular vectors of a wide matrix and right singular vectors of a tall one.
+    Returns energies (r,) in float64, summing to 1, and vectors (r, r), one per column, r = min(matrix.shape): the
+    left singular vectors of a wide matrix, the right ones of a tall matrix.
     """
     rows, columns = matrix.shape
-    gram = matrix @ matrix.T if rows <= columns else matrix.T @ matrix
-    values, vectors = linalg.eigh(gram, overwrite_a=True, check_finite=False)
-    return np.clip(values[::-1], 0, None), vectors[:, ::-1]
+    values, vectors = eigh(matrix @ matrix.T if rows <= columns else matrix.T @ matrix)
+    energies = np.clip(values[::-1].astype(np.float64), 0, None)
+    return energies / energies.sum(), vectors[:, ::-1]
 
 
 def layer_term(weight, tail_energy):
     """Rank term of one weight and its exact gradient, by the smaller Gram matrix (the `gram` solver).
 
-    weight: (out, in, kh, kw) or (out, in), float; tail_energy: eta in (0, 1). Returns a LayerTerm.
+    weight: (out, in, kh, kw) or (out, in), float32 or float64; computed in its own precision, of which float32 is
+    enough (the recorded gradients are met to a few 1e-6). tail_energy: eta in (0, 1). Returns a LayerTerm.
     Raises numpy.linalg.LinAlgError if the eigendecomposition does not converge.
     """
-    if not takes_part(weight):
-        return LayerTerm(0, 0.0, np.zeros_like(weight))
-    matrix = weight.reshape(weight.shape[0], -1).astype(np.float64)
-    norm = np.linalg.norm(matrix)
-    matrix /= norm
+    norm = layer_norm(weight)
+    if norm == 0.0:
+        return NO_TERM
+    matrix = (weight / weight.dtype.type(norm)).reshape(weight.shape[0], -1)
     energies, vectors = gram_eigh(matrix)
     k = choose_rank(energies, tail_energy)
-    tail = _project(matrix, vectors, k)
-    loss = -np.sum(tail * tail)
+    loss = -float(energies[k:].sum())
     # G = -2 T; through the normalisation dL/dM = (G - <G, Mn> Mn) / ||M||, and <T, Mn> = ||T||^2 = -loss.
-    gradient = (-2.0 * tail - 2.0 * loss * matrix) / norm
-    return LayerTerm(k, float(loss), gradient.reshape(weight.shape).astype(weight.dtype))
+    # T is the part of Mn along the directions behind the k-th, or Mn without the part along the first k: whichever
+    # has fewer directions is multiplied out, with the factor of the gradient already inside.
+    factor = -2.0 / norm
+    if k > len(energies) - k:
+        gradient = _along(matrix, vectors[:, k:], factor)
+        matrix *= factor * loss
+    else:
+        gradient = _along(matrix, vectors[:, :k], -factor)
+        matrix *= factor * (1 + loss)
+    gradient += matrix
+    return LayerTerm(k, loss, gradient.reshape(weight.shape))
 
 
-def _project(matrix, vectors, k):
-    """The tail Mn - M_k: Mn projected on the eigenvectors behind the k-th, through whichever side has fewer."""
-    from_head = k <= vectors.shape[1] - k
-    basis = vectors[:, :k] if from_head else vectors[:, k:]
+def layer_terms(weights, tail_energy):
+    """The rank terms of several weights, layers spread over the threads of `threads.each`."""
+    return each(lambda weight: layer_term(weight, tail_energy), weights, cost=_cost)
+
+
+def _cost(weight):
+    """Multiplications of a layer's term, up to a factor: products with the smaller Gram matrix's size."""
+    rows = weight.shape[0]
+    columns = weight.size // rows
+    return min(rows, columns) ** 2 * max(rows, columns)
+
+
+def _along(matrix, basis, factor):
+    """factor times the projection of a matrix on basis vectors (columns) of its smaller side."""
+    scaled = basis * basis.dtype.type(factor)
     wide = matrix.shape[0] <= matrix.shape[1]
-    part = basis @ (basis.T @ matrix) if wide else (matrix @ basis) @ basis.T
-    return matrix - part if from_head else part
+    return scaled @ (basis.T @ matrix) if wide else (matrix @ basis) @ scaled.T

@@ -3,7 +3,7 @@
 import numpy as np
 from tabulate import tabulate
 
-from src.low_rank import choose_rank, takes_part
+from src.low_rank import choose_rank, layer_norm
 
 
 def layer_report(name, weight, tail_energy):
@@ -13,7 +13,7 @@ def layer_report(name, weight, tail_energy):
     `tail_energy` of the energy; both are at most max_rank = min(rows, columns).
     """
     matrix = weight.reshape(weight.shape[0], -1)
-    values = np.linalg.svd(matrix.astype(np.float64), compute_uv=False) if takes_part(weight) else np.zeros(1)
+    values = np.linalg.svd(matrix.astype(np.float64), compute_uv=False) if layer_norm(weight) else np.zeros(1)
     tolerance = values[0] * max(matrix.shape) * np.finfo(np.float32).eps
     nonzeros = int(np.count_nonzero(weight))
     return {

@@ -8,12 +8,10 @@ gram  the smaller Gram matrix and LAPACK on the host, with the exact gradient; f
       faster. It leaves the graph, so it runs in PyNative mode only.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.low_rank import LayerTerm, layer_term, takes_part
+from src.low_rank import layer_terms
 
 
 class RPGWithLossCell(nn.Cell):
@@ -85,31 +83,25 @@ class GramRankTerm(nn.Cell):
     tail_energy: eta in (0, 1). construct(*weights) returns a scalar; weights that are zero or not finite take no part.
     """
 
-    def __init__(self, tail_energy, threads=2):
+    def __init__(self, tail_energy):
         super().__init__()
         self.tail_energy = tail_energy
-        self.pool = ThreadPoolExecutor(threads)
         self.gradients = ()
 
     def construct(self, *weights):
-        terms = list(self.pool.map(self.layer, weights))
+        terms = layer_terms([weight.asnumpy() for weight in weights], self.tail_energy)
         count = max(sum(term.gradient is not None for term in terms), 1)
-        self.gradients = tuple(
-            np.zeros(weight.shape, np.float32) if term.gradient is None else term.gradient / np.float32(count)
+        self.gradients = [
+            ops.zeros_like(weight) if term.gradient is None else Tensor.from_numpy(term.gradient)
             for term, weight in zip(terms, weights)
-        )
+        ]
+        self.count = count
         return Tensor(np.float32(sum(term.loss for term in terms) / count))
-
-    def layer(self, weight):
-        values = weight.asnumpy().astype(np.float32)
-        if not takes_part(values):
-            return LayerTerm(0, 0.0, None)
-        return layer_term(values, self.tail_energy)
 
     def bprop(self, *args):
         """Gradients of the last construct, times the incoming one; `args` are its inputs, output and sensitivity."""
-        sensitivity = args[-1]
-        return tuple(sensitivity * Tensor(gradient) for gradient in self.gradients)
+        factor = args[-1] / self.count
+        return tuple(factor * gradient for gradient in self.gradients)
 
 
 SOLVERS = {"svd": SVDRankTerm, "gram": GramRankTerm}

@@ -20,9 +20,10 @@ from mindspore import Tensor
 
 import src  # noqa: F401
 from src.device import select_device
-from src.low_rank import layer_term, takes_part
+from src.low_rank import layer_norm, layer_term
 from src.pruning.allocation import global_masks
-from src.pruning.masks import drop_and_grow, grow, largest, magnitude
+from src.pruning.masks import drop_and_grow, grow, magnitude
+from src.pruning.selection import largest
 from src.rpg_cell import GramRankTerm, SVDRankTerm
 
 LOSS_TOLERANCE = 1e-5
@@ -106,7 +107,7 @@ def check_network(net, arrays):
 
 def gradient_deviation(actual, expected, weight):
     """Distance of two gradients in units of what is allowed: 1e-3 relative, or 1e-6 / ||W|| where zero in theory."""
-    scale = np.linalg.norm(weight) if takes_part(weight) else 1.0
+    scale = layer_norm(weight) or 1.0
     allowed = GRADIENT_TOLERANCE * np.linalg.norm(expected.astype(np.float64)) + 1e-6 / scale
     return np.linalg.norm(actual.astype(np.float64) - expected) / allowed
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from src.pruning.masks import drop, drop_and_grow, grow, largest, magnitude
+from src.pruning.masks import drop, drop_and_grow, grow, magnitude
+from src.pruning.selection import largest
 
 
 def floats(*values):

@@ -6,7 +6,8 @@ A distribution is a function of the layers' shapes and a total; its integer budg
 
 import numpy as np
 
-from .masks import largest, magnitude
+from .masks import magnitude
+from .selection import largest_of
 
 
 def total_budget(sizes, density):
@@ -19,10 +20,7 @@ def global_masks(weights, masks, total):
 
     weights, masks: lists of arrays, one per layer. Returns a list of masks; their counts are the layers' budgets n_l.
     """
-    scores = np.concatenate([magnitude(weight, mask).ravel() for weight, mask in zip(weights, masks)])
-    chosen = largest(scores, total)
-    ends = np.cumsum([weight.size for weight in weights])[:-1]
-    return [part.reshape(weight.shape) for part, weight in zip(np.split(chosen, ends), weights)]
+    return largest_of([magnitude(weight, mask) for weight, mask in zip(weights, masks)], total)
 
 
 def uniform_budgets(shapes, total):

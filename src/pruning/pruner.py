@@ -10,7 +10,8 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from .allocation import BUDGETS, global_masks, total_budget
-from .masks import drop_and_grow, largest, magnitude
+from .masks import drop_and_grow, magnitude
+from .selection import largest
 
 
 class UpdateRecord(NamedTuple):
