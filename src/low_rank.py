@@ -50,15 +50,15 @@ def choose_rank(energies, tail_energy):
 
 
 def gram_eigh(matrix):
-    """Eigenvalues (descending) and eigenvectors of the smaller Gram matrix of a normalised matrix.
+    """Eigenvalues (ascending) and eigenvectors of the smaller Gram matrix of a normalised matrix.
 
     Returns energies (r,) in float64, summing to 1, and vectors (r, r), one per column, r = min(matrix.shape): the
     left singular vectors of a wide matrix, the right ones of a tall matrix.
     """
     rows, columns = matrix.shape
     values, vectors = eigh(matrix @ matrix.T if rows <= columns else matrix.T @ matrix)
-    energies = np.clip(values[::-1].astype(np.float64), 0, None)
-    return energies / energies.sum(), vectors[:, ::-1]
+    energies = np.clip(values.astype(np.float64), 0, None)
+    return energies / energies.sum(), vectors
 
 
 def layer_term(weight, tail_energy):
@@ -73,17 +73,18 @@ def layer_term(weight, tail_energy):
         return NO_TERM
     matrix = (weight / weight.dtype.type(norm)).reshape(weight.shape[0], -1)
     energies, vectors = gram_eigh(matrix)
-    k = choose_rank(energies, tail_energy)
-    loss = -float(energies[k:].sum())
+    k = choose_rank(energies[::-1], tail_energy)
+    behind = len(energies) - k
+    loss = -float(energies[:behind].sum())
     # G = -2 T; through the normalisation dL/dM = (G - <G, Mn> Mn) / ||M||, and <T, Mn> = ||T||^2 = -loss.
     # T is the part of Mn along the directions behind the k-th, or Mn without the part along the first k: whichever
     # has fewer directions is multiplied out, with the factor of the gradient already inside.
     factor = -2.0 / norm
-    if k > len(energies) - k:
-        gradient = _along(matrix, vectors[:, k:], factor)
+    if behind < k:
+        gradient = _along(matrix, vectors[:, :behind], factor)
         matrix *= factor * loss
     else:
-        gradient = _along(matrix, vectors[:, :k], -factor)
+        gradient = _along(matrix, vectors[:, behind:], -factor)
         matrix *= factor * (1 + loss)
     gradient += matrix
     return LayerTerm(k, loss, gradient.reshape(weight.shape))

@@ -6,6 +6,8 @@ A distribution is a function of the layers' shapes and a total; its integer budg
 
 import numpy as np
 
+from src.threads import each
+
 from .masks import magnitude
 from .selection import largest_of
 
@@ -20,7 +22,8 @@ def global_masks(weights, masks, total):
 
     weights, masks: lists of arrays, one per layer. Returns a list of masks; their counts are the layers' budgets n_l.
     """
-    return largest_of([magnitude(weight, mask) for weight, mask in zip(weights, masks)], total)
+    scores = each(lambda layer: magnitude(*layer), list(zip(weights, masks)), cost=lambda layer: layer[0].size)
+    return largest_of(scores, total)
 
 
 def uniform_budgets(shapes, total):

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from src.threads import each
+
 from .allocation import BUDGETS, global_masks, total_budget
 from .masks import drop_and_grow, magnitude
 from .selection import largest
@@ -79,11 +81,17 @@ class Pruner:
         kept = self._kept_masks(step, values)
         fraction = self.schedule.drop_fraction_at(step)
         random = np.random.default_rng((self.seed, step)) if self.growth == "random" else None
-        changed = 0
-        for index, (value, mask, gradient) in enumerate(zip(values, kept, gradients)):
-            scores = np.abs(gradient.asnumpy()) if random is None else random.random(value.shape, np.float32)
-            new = drop_and_grow(value, mask, scores, int(fraction * np.count_nonzero(mask)))
-            changed += np.count_nonzero(new.mask != self.masks[index])
+
+        def renew(layer):
+            value, mask, gradient = layer
+            scores = np.abs(gradient.asnumpy()) if random is None else gradient
+            return drop_and_grow(value, mask, scores, int(fraction * np.count_nonzero(mask)))
+
+        if random is not None:
+            gradients = [random.random(value.shape, np.float32) for value in values]
+        updates = each(renew, list(zip(values, kept, gradients)), cost=lambda layer: layer[0].size)
+        changed = sum(np.count_nonzero(new.mask != mask) for new, mask in zip(updates, self.masks))
+        for index, new in enumerate(updates):
             self._apply(index, new, momentum[index])
         return UpdateRecord(step, self.schedule.density_at(step), fraction, self.kept, changed)
 

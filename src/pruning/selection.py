@@ -8,6 +8,8 @@ import math
 
 import numpy as np
 
+from src.threads import each
+
 SAMPLE = 1 << 16  # scores in the sample; the bracket then holds about one score in sixty
 DEVIATIONS = 4  # half-width of the bracket, in standard deviations of the sample's quantile
 
@@ -18,7 +20,7 @@ def largest(scores, count):
 
 
 def largest_of(parts, count):
-    """Masks of the `count` largest scores over several float arrays together; NaN-free. Ties go to the earlier one."""
+    """Masks of the `count` largest scores over several arrays together, all finite. Ties go to the earlier one."""
     size = sum(part.size for part in parts)
     if count in (0, size):
         return [np.full(part.shape, count == size) for part in parts]
@@ -47,9 +49,16 @@ def _bracket(parts, count, size):
 
 
 def _split(parts, low, high):
-    """Masks of the scores above `high`, and positions (in memory order) of those from `low` to `high`."""
-    masks = [part > high for part in parts]
-    return masks, [np.flatnonzero((part >= low) != mask) for part, mask in zip(parts, masks)]
+    """Masks of the scores above `high`, and positions (in memory order) of the others above `low`.
+
+    Strictly above: masked-out weights share one lowest score, and none of them need be looked at.
+    """
+
+    def split(part):
+        mask = part > high
+        return mask, np.flatnonzero((part > low) != mask)
+
+    return zip(*each(split, parts))
 
 
 def _by_partition(scores, count):
