@@ -4,7 +4,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
-from mindspore.graph import api
+from mindspore.common.api import ms_compile_cache
 
 from src.optimizer import build_optimizer, learning_rates
 from src.pruning.pruner import Pruner, convolution_weights, prunable_weights
@@ -101,7 +101,7 @@ def test_no_step_recompiles_after_the_first_of_its_kind():
     run = Run(rank_interval=2)
     compiled = []
     for _ in run.train():
-        compiled.append(len(api.ms_compile_cache))
+        compiled.append(len(ms_compile_cache))
     seen = INTERVAL  # steps 1 to 4: plain, ranked, plain, update
     assert compiled[0] < compiled[seen - 1]
     assert len(set(compiled[seen - 1 :])) == 1
