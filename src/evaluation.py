@@ -6,6 +6,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
+from src.data import batches
+
 PADDING = -1  # label of the images that only fill the last batch
 
 
@@ -31,7 +33,7 @@ class Evaluator:
         try:
             totals = np.zeros(3)
             images = 0
-            for batch in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True):
+            for batch in batches(dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)):
                 images += len(batch[1])
                 totals += [float(total) for total in self.count(*self._pad(*batch))]
         finally:

@@ -3,6 +3,8 @@
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 
+from src.amp import is_finite, value_and_grad
+
 _multiply = ops.MultitypeFuncGraph("multiply_gradient_by_mask")
 
 
@@ -41,38 +43,68 @@ class TrainStep:
     schedule inside it; pruner: Pruner, or None for dense training; objective: RPGWithLossCell of the task, or None to
     do without the rank term; rank_interval: every that many steps the rank term also moves the weights, 0 for never.
 
+    scale: LossScale of mixed precision; accumulator: GradientAccumulator, which splits every batch into its parts;
+    average: WeightAverage to keep. None of them costs the host anything per step.
+
     Three kinds of step, each compiled once:
       plain   masked gradient of the task, one optimiser step, all in one graph
       ranked  the same with the gradient of task + lambda * rank term
       update  the dense gradient of task + lambda * rank term goes to the pruner; no optimiser step
     """
 
-    def __init__(self, task, optimizer, pruner=None, objective=None, rank_interval=0):
+    def __init__(
+        self,
+        task,
+        optimizer,
+        pruner=None,
+        objective=None,
+        rank_interval=0,
+        scale=None,
+        accumulator=None,
+        average=None,
+    ):
         self.step = 0
         self.optimizer = optimizer
         self.pruner = pruner
         self.rank_interval = rank_interval if objective is not None else 0
+        self.scale = scale
+        self.accumulator = accumulator
+        self.average = average
         self.loss_sum = Parameter(Tensor(0.0, ms.float32), name="loss_sum", requires_grad=False)
         self.last_update = None
         self.last_rank_loss = None
-        self._task_gradients = ms.value_and_grad(task, None, optimizer.parameters)
+        self._task_gradients = value_and_grad(task, optimizer.parameters, scale)
         self._objective_gradients = None
         if objective is not None:
-            self._objective_gradients = ms.value_and_grad(objective.terms, None, optimizer.parameters, has_aux=True)
+            self._objective_gradients = value_and_grad(objective.terms, optimizer.parameters, scale, has_aux=True)
         self._plain, self._apply = self._compile()
+        self._accumulate, self._mean = self._compile_accumulation()
         if pruner is not None:
             position = {parameter.name: index for index, parameter in enumerate(optimizer.parameters)}
             self._pruned = [position[weight.name] for weight in pruner.weights]
             self._momentum = [optimizer_state(optimizer, weight) for weight in pruner.weights]
+            if average is not None:
+                self._momentum = [m + average.state_of(weight) for m, weight in zip(self._momentum, pruner.weights)]
 
     def __call__(self, images, labels):
         self.step += 1
         if self.pruner is not None and self.pruner.is_update(self.step):
-            return self._update(*self._dense_gradients(images, labels))
+            return self._update(*self._finite_gradients(images, labels))
+        images, labels = self._last_part(images, labels)
         if self.rank_interval and self.step % self.rank_interval == 0:
             loss, gradients = self._dense_gradients(images, labels)
             return self._apply(loss, *gradients)
         return self._plain(images, labels)
+
+    def _last_part(self, images, labels):
+        """Accumulate the gradients of all parts of a batch but the last, and return that one."""
+        if self.accumulator is None:
+            return images, labels
+        parts = self.accumulator.parts
+        *others, last = zip(ops.chunk(images, parts), ops.chunk(labels, parts))
+        for part in others:
+            self._accumulate(*part)
+        return last
 
     def _dense_gradients(self, images, labels):
         """Task loss, and the gradients of the whole objective over all positions, masked-out ones included."""
@@ -80,6 +112,16 @@ class TrainStep:
             return self._task_gradients(images, labels)
         (_, task_loss, self.last_rank_loss), gradients = self._objective_gradients(images, labels)
         return task_loss, gradients
+
+    def _finite_gradients(self, images, labels):
+        """Dense gradients of a whole batch for a mask update, which cannot be skipped: on an overflow, scale down."""
+        while True:
+            loss, gradients = self._dense_gradients(*self._last_part(images, labels))
+            if self.accumulator is not None:
+                loss, gradients = self._mean(loss, *gradients)
+            if self.scale is None or is_finite(gradients) or float(self.scale.scale_value) <= 1:
+                return loss, gradients
+            self.scale.adjust(Tensor(False))
 
     def _update(self, loss, gradients):
         """A mask update takes the place of the optimiser step; the learning rate moves on all the same."""
@@ -100,14 +142,17 @@ class TrainStep:
         Masked gradients and masked momentum leave a zero weight at zero, weight decay included, so the weights
         themselves need no masking between updates.
         """
-        task_gradients, optimizer, loss_sum = self._task_gradients, self.optimizer, self.loss_sum
+        task_gradients, loss_sum = self._task_gradients, self.loss_sum
+        accumulator, train = self.accumulator, self._optimize()
         masks = self._masks() if self.pruner is not None else None
         hyper_map = ops.HyperMap()
 
         def finish(loss, gradients):
+            if accumulator is not None:
+                loss, gradients = accumulator.finish(loss, gradients)
             if masks is not None:
                 gradients = hyper_map(_multiply, gradients, masks)
-            loss = ops.depend(loss, optimizer(gradients))
+            loss = ops.depend(loss, train(gradients))
             return ops.depend(loss, ops.assign_add(loss_sum, loss))
 
         @ms.jit
@@ -120,3 +165,39 @@ class TrainStep:
             return finish(loss, gradients)
 
         return plain, apply
+
+    def _optimize(self):
+        """A function of (gradients) for use in a graph: one optimiser step, and what goes with it."""
+        optimizer, scale, average = self.optimizer, self.scale, self.average
+
+        def train(gradients):
+            done = optimizer(gradients)
+            if average is not None:
+                done = ops.depend(average.update(optimizer.global_step), done)
+            return done
+
+        def train_if_finite(gradients):
+            finite = is_finite(gradients)
+            done = scale.adjust(finite)
+            if finite:
+                done = ops.depend(finite, (done, train(gradients)))
+            else:  # the step is skipped, but the learning rate moves on
+                done = ops.depend(finite, (done, ops.assign_add(optimizer.global_step, Tensor([1], ms.int32))))
+            return done
+
+        return train if scale is None else train_if_finite
+
+    def _compile_accumulation(self):
+        """The compiled parts of a batch: task gradients added to the accumulator; means of all parts out of it."""
+        task_gradients, accumulator = self._task_gradients, self.accumulator
+
+        @ms.jit
+        def accumulate(images, labels):
+            loss, gradients = task_gradients(images, labels)
+            return accumulator.add(loss, gradients)
+
+        @ms.jit
+        def mean(loss, *gradients):
+            return accumulator.finish(loss, gradients)
+
+        return accumulate, mean
