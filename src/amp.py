@@ -4,7 +4,7 @@ The weights that the optimiser, the pruner and the rank term see are the float32
 """
 
 import mindspore as ms
-from mindspore import amp, jit_class, ops
+from mindspore import amp, jit_class
 
 INITIAL_SCALE, SCALE_FACTOR, SCALE_WINDOW = 2.0**16, 2, 2000
 

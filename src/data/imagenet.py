@@ -24,7 +24,7 @@ def class_names(data_path, split):
     names = _folders(data_path, split)
     if len(names) != NUM_CLASSES:
         raise InputError(
-            f"data_path: {_root(data_path, split)} has {len(names)} class folders, the network has {NUM_CLASSES} classes"
+            f"data_path: {_root(data_path, split)} has {len(names)} class folders; the network has {NUM_CLASSES}"
         )
     if split == "test" and _root(data_path, "train").is_dir():
         differing = sorted(set(names) ^ set(_folders(data_path, "train")))
