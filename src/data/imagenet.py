@@ -44,10 +44,9 @@ def dataset(split, data_path, num_workers, shard):
     """
     indices = {name: index for index, name in enumerate(class_names(data_path, split))}
     root = str(_root(data_path, split))
-    try:
-        samples = ImageFolderDataset(root, class_indexing=indices).get_dataset_size()
-    except RuntimeError:
-        raise InputError(f"data_path: no images in the class folders of {root}") from None
+    samples = ImageFolderDataset(root, class_indexing=indices).get_dataset_size()
+    if samples == 0:
+        raise InputError(f"data_path: no images in the class folders of {root}")
     if split == "train":
         operations = [vision.RandomCropDecodeResize(224), vision.RandomHorizontalFlip()]
     else:

@@ -70,7 +70,7 @@ def mindspore_to_torch(source, target):
     if target.suffix == ".pth":
         _save_torch(renamed, target)
     else:
-        save_file({name: np.ascontiguousarray(value) for name, value in renamed.items()}, target)
+        save_file({name: np.array(value, order="C") for name, value in renamed.items()}, target)
     return f"{target}: {description['model']['name']} under PyTorch's names, {_count(tensors)}"
 
 
