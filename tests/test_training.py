@@ -105,7 +105,7 @@ def test_same_seed_same_weights_other_seed_other_weights(small_run, tmp_path):
         {},
         {"rank_interval": 3, "nesterov": True},
         {"method": "set"},
-        {"amp_level": "O2", "accumulation_steps": 2, "ema_decay": 0.9, "mixup": 0.2},
+        {"amp_level": "O2", "ema_decay": 0.9, "mixup": 0.2},
     ],
     ids=str,
 )
