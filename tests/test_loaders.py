@@ -153,7 +153,7 @@ def test_imagenet_test_images_are_the_centre_of_the_resized_image(tmp_path):
     image = np.stack([rows // 2, columns // 2, rows * 0 + 99], 2).astype(np.uint8)  # a gradient survives JPEG
     folder = write_imagenet(tmp_path / "i", 1, 1, lambda index: image)
     with Image.open(next((folder / "val").glob("*/*.JPEG"))) as file:  # by Pillow: shorter side 256, centre 224
-        resized = np.asarray(file.resize((round(512 * 256 / 320), 256), Image.Resampling.BILINEAR), np.float32)
+        resized = np.asarray(file.resize((round(512 * 256 / 320), 256), Image.BILINEAR), np.float32)
     top, left = (resized.shape[0] - 224) // 2, (resized.shape[1] - 224) // 2
     expected = resized[top : top + 224, left : left + 224].transpose(2, 0, 1) / 255
     images, _ = read("imagenet", "test", folder, 1)[0][0]

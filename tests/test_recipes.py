@@ -129,6 +129,18 @@ def test_the_data_is_needed_to_train(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_corrupt_image_ends_the_run_with_its_name_in_one_line(tmp_path):
+    folder = write_imagenet(tmp_path / "imagenet", 8, 1, noise(60, 60))
+    bad = sorted(folder.glob("train/*/*.JPEG"))[5]
+    bad.write_bytes(b"no image")
+    options = ["--dataset", "imagenet", "--model", "resnet18", "--batch_size", "8", "--method", "dense"]
+    done = run(ROOT / "train.py", *options, "--data_path", folder, "--output_path", tmp_path / "run")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: data_path: ")
+    assert done.stderr.count("\n") == 1
+    assert str(bad) in done.stderr
+
+
 def test_a_converted_checkpoint_needs_nothing_but_the_data(folders, tmp_path, rng):
     """Convert a torchvision-named network and evaluate it with --ckpt and --data_path alone."""
     weights = random_weights(shapes("resnet18"), rng)
