@@ -6,7 +6,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
-from mindspore.graph import api
+from mindspore.common.api import ms_compile_cache
 
 from src.accumulation import GradientAccumulator
 from src.amp import INITIAL_SCALE, LossScale, mixed_precision
@@ -89,7 +89,7 @@ def test_zeros_are_exact_and_nothing_recompiles(settings):
     compiled = []
     for loss in run.train():
         assert np.isfinite(loss)
-        compiled.append(len(api.ms_compile_cache))
+        compiled.append(len(ms_compile_cache))
         for weight, mask in zip(run.pruner.weights, run.pruner.masks):
             states = optimizer_state(run.optimizer, weight) + (run.average.state_of(weight) if run.average else [])
             assert all(not state.asnumpy()[~mask].any() for state in (weight, *states))
