@@ -1,7 +1,10 @@
 """One step of training: the compiled plain step, and what takes its place when masks or ranks are due."""
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
+
+from src.parallel import SINGLE, digest_of
 
 _multiply = ops.MultitypeFuncGraph("multiply_gradient_by_mask")
 
@@ -39,16 +42,21 @@ class TrainStep:
 
     task: TaskLoss; optimizer: a MindSpore optimiser over the network's parameters, with the learning rate as a
     schedule inside it; pruner: Pruner, or None for dense training; objective: RPGWithLossCell of the task, or None to
-    do without the rank term; rank_interval: every that many steps the rank term also moves the weights, 0 for never.
+    do without the rank term; rank_interval: every that many steps the rank term also moves the weights, 0 for never;
+    workers: who shares each step's images; gradients are averaged over them before anything is done with them.
 
     Three kinds of step, each compiled once:
       plain   masked gradient of the task, one optimiser step, all in one graph
       ranked  the same with the gradient of task + lambda * rank term
       update  the dense gradient of task + lambda * rank term goes to the pruner; no optimiser step
+
+    Every worker decides the same masks from the same averaged gradients; each update compares them all the same, and
+    raises RuntimeError on all workers if they differ. last_rank_loss and loss_sum are this worker's own.
     """
 
-    def __init__(self, task, optimizer, pruner=None, objective=None, rank_interval=0):
+    def __init__(self, task, optimizer, pruner=None, objective=None, rank_interval=0, workers=SINGLE):
         self.step = 0
+        self.workers = workers
         self.optimizer = optimizer
         self.pruner = pruner
         self.rank_interval = rank_interval if objective is not None else 0
@@ -59,7 +67,7 @@ class TrainStep:
         self._objective_gradients = None
         if objective is not None:
             self._objective_gradients = ms.value_and_grad(objective.terms, None, optimizer.parameters, has_aux=True)
-        self._plain, self._apply = self._compile()
+        self._plain, self._apply, self._reduce = self._compile()
         if pruner is not None:
             position = {parameter.name: index for index, parameter in enumerate(optimizer.parameters)}
             self._pruned = [position[weight.name] for weight in pruner.weights]
@@ -77,13 +85,16 @@ class TrainStep:
     def _dense_gradients(self, images, labels):
         """Task loss, and the gradients of the whole objective over all positions, masked-out ones included."""
         if self._objective_gradients is None:
-            return self._task_gradients(images, labels)
-        (_, task_loss, self.last_rank_loss), gradients = self._objective_gradients(images, labels)
-        return task_loss, gradients
+            task_loss, gradients = self._task_gradients(images, labels)
+        else:
+            (_, task_loss, self.last_rank_loss), gradients = self._objective_gradients(images, labels)
+        return task_loss, gradients if self._reduce is None else self._reduce(*gradients)
 
     def _update(self, loss, gradients):
         """A mask update takes the place of the optimiser step; the learning rate moves on all the same."""
         self.last_update = self.pruner.update(self.step, [gradients[i] for i in self._pruned], self._momentum)
+        if self.workers.size > 1:
+            self.workers.check_equal(digest_of(map(np.packbits, self.pruner.masks)), f"masks after step {self.step}")
         ops.assign_add(self.optimizer.global_step, Tensor([1], ms.int32))
         ops.assign_add(self.loss_sum, loss)
         return loss
@@ -95,7 +106,7 @@ class TrainStep:
         return tuple(masks.get(parameter.name, one) for parameter in self.optimizer.parameters)
 
     def _compile(self):
-        """The compiled plain step, and the compiled second half of a ranked step.
+        """The compiled plain step, second half of a ranked step, and mean over workers (None for a single one).
 
         Masked gradients and masked momentum leave a zero weight at zero, weight decay included, so the weights
         themselves need no masking between updates.
@@ -103,6 +114,7 @@ class TrainStep:
         task_gradients, optimizer, loss_sum = self._task_gradients, self.optimizer, self.loss_sum
         masks = self._masks() if self.pruner is not None else None
         hyper_map = ops.HyperMap()
+        reducer = self.workers.gradient_reducer(optimizer.parameters)
 
         def finish(loss, gradients):
             if masks is not None:
@@ -113,10 +125,16 @@ class TrainStep:
         @ms.jit
         def plain(images, labels):
             loss, gradients = task_gradients(images, labels)
+            if reducer is not None:
+                gradients = reducer(gradients)
             return finish(loss, gradients)
 
         @ms.jit
         def apply(loss, *gradients):
             return finish(loss, gradients)
 
-        return plain, apply
+        @ms.jit
+        def reduce(*gradients):
+            return reducer(gradients)
+
+        return plain, apply, reduce if reducer is not None else None

@@ -3,6 +3,7 @@
 import time
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
 from tqdm import tqdm
 
@@ -12,6 +13,7 @@ from src.errors import InputError
 from src.evaluation import Evaluator
 from src.models import build_model
 from src.optimizer import build_optimizer, learning_rates
+from src.parallel import SINGLE, digest_of, local_batch_size
 from src.pruning.methods import METHODS
 from src.pruning.pruner import Pruner, convolution_weights, prunable_weights
 from src.pruning.schedule import PruningSchedule
@@ -56,18 +58,20 @@ def describe_model(config):
 class Trainer:
     """Everything one run consists of, built from a configuration; `run()` trains to the end and returns the result.
 
-    Raises InputError where the configuration does not fit data or schedule.
+    workers: this process among those that share the run. Worker 0 alone writes files and prints.
+    Raises InputError where the configuration does not fit data, schedule or workers.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, workers=SINGLE):
         self.config = config
+        self.workers = workers
+        self.local_batch = local_batch_size(config.batch_size, workers.size)
         self.folder = RunFolder(config.output_path)
         ms.set_seed(config.seed)
         self.network = build_model(**describe_model(config))
         self.network.set_train(True)
         try:
-            self.train_data = build_dataset(config.dataset, "train", config.batch_size, config.seed, config.num_workers)
-            self.test_data = build_dataset(config.dataset, "test", config.batch_size, config.seed, config.num_workers)
+            self.train_data, self.test_data = (self._build_dataset(split) for split in ("train", "test"))
             self.steps_per_epoch = self.train_data.get_dataset_size()
             self.total_steps = config.epoch_size * self.steps_per_epoch
             self.schedule = build_schedule(config, self.total_steps)
@@ -83,17 +87,26 @@ class Trainer:
         objective = None
         if config.rank_weight > 0:
             rank_term = build_rank_term(config.rank_solver, config.tail_energy)
-            objective = RPGWithLossCell(task, rank_term, config.rank_weight, convolution_weights(self.network))
-        self.step = TrainStep(task, self.optimizer, self.pruner, objective, config.rank_interval)
-        self.evaluate = Evaluator(self.network, config.batch_size)
+            objective = RPGWithLossCell(task, rank_term, config.rank_weight, convolution_weights(self.network), workers)
+        self.step = TrainStep(task, self.optimizer, self.pruner, objective, config.rank_interval, workers)
+        self.evaluate = Evaluator(self.network, self.local_batch, workers)
         self.best = None
         self.seconds = 0.0
 
+    @property
+    def writes(self):
+        """Whether this process writes the output folder and prints."""
+        return self.workers.rank == 0
+
     def run(self):
         """Train to the last epoch; returns the content of result.json."""
-        self.folder.open(self.config)
+        if self.writes:
+            self.folder.open(self.config)
         if self.config.resume_ckpt:
             self._resume()
+        if self.workers.size > 1:
+            weights = (parameter.asnumpy() for parameter in self.network.get_parameters())
+            self.workers.check_equal(digest_of(weights), f"weights before step {self.step.step + 1}")
         first = self.step.step // self.steps_per_epoch
         if first:
             self.train_data.set_init_step(self.step.step)
@@ -103,12 +116,13 @@ class Trainer:
             initial=self.step.step * self.config.batch_size,
             unit="img",
             unit_scale=True,
-            disable=None,
+            disable=None if self.writes else True,
         ) as progress:
             for epoch in range(first, self.config.epoch_size):
                 metrics = self._train_epoch(epoch + 1, batches, progress)
                 self._finish_epoch(metrics)
-                tqdm.write(format_epoch(metrics, self.config.epoch_size))
+                if self.writes:
+                    tqdm.write(format_epoch(metrics, self.config.epoch_size))
         return self._write_result(metrics)
 
     def _train_epoch(self, epoch, batches, progress):
@@ -122,8 +136,11 @@ class Trainer:
                 progress.set_postfix(
                     loss=f"{float(loss):.3f}", lr=f"{self.rates[self.step.step - 1]:.4f}", density=f"{density:.4f}"
                 )
-        train_loss = float(self.step.loss_sum) / self.steps_per_epoch
+        own = [self.step.loss_sum, self.step.last_rank_loss]
+        loss_sum, rank_loss = self.workers.mean([np.float32(0 if value is None else float(value)) for value in own])
+        train_loss = float(loss_sum) / self.steps_per_epoch
         seconds = time.perf_counter() - start
+        self._average_statistics()
         scores = self.evaluate(self.test_data)
         self.seconds += time.perf_counter() - start
         update = self.step.last_update
@@ -137,7 +154,7 @@ class Trainer:
             "loss": scores.loss,
             "density": 1.0 if self.pruner is None else self.pruner.density,
             "drop_fraction": None if update is None else update.drop_fraction,
-            "rank_loss": None if self.step.last_rank_loss is None else float(self.step.last_rank_loss),
+            "rank_loss": None if self.step.last_rank_loss is None else float(rank_loss),
             "images_per_second": self.steps_per_epoch * self.config.batch_size / seconds,
             "seconds": self.seconds,
         }
@@ -147,6 +164,9 @@ class Trainer:
         reached = self.schedule is None or self.schedule.reached_target(metrics["step"])
         if reached and (self.best is None or metrics["top1"] > self.best["top1"]):
             self.best = {key: metrics[key] for key in ("epoch", "top1", "top5", "loss")}
+        if not self.writes:
+            return
+        if self.best is not None and self.best["epoch"] == metrics["epoch"]:
             write_network(self.folder.best, self.network, self._describe(metrics))
         write_network(self.folder.last, self.network, self._describe(metrics))
         self.folder.append_metrics(metrics)
@@ -166,8 +186,21 @@ class Trainer:
             **report,
             "seconds": self.seconds,
         }
-        self.folder.write_result(result)
+        if self.writes:
+            self.folder.write_result(result)
         return result
+
+    def _average_statistics(self):
+        """Average over workers what is not trained: the moving averages that BatchNorm evaluates with.
+
+        In training each worker normalises by its own images, as the moving averages take no part in it.
+        """
+        if self.workers.size == 1:
+            return
+        statistics = [parameter for parameter in self.network.get_parameters() if not parameter.requires_grad]
+        if statistics:
+            for parameter, mean in zip(statistics, self.workers.mean(p.asnumpy() for p in statistics)):
+                ops.assign(parameter, Tensor(mean))
 
     def _assert_zeros(self):
         """The weights outside the masks are exactly zero, and the masks have the target density."""
@@ -177,6 +210,12 @@ class Trainer:
         assert self.pruner.kept == round(self.schedule.density * sizes), "masks miss the target density"
         for weight, mask in zip(self.pruner.weights, self.pruner.masks):
             assert not weight.asnumpy()[~mask].any(), f"{weight.name} has non-zero weights outside its mask"
+
+    def _build_dataset(self, split):
+        config, workers = self.config, self.workers
+        return build_dataset(
+            config.dataset, split, self.local_batch, config.seed, config.num_workers, workers.size, workers.rank
+        )
 
     def _build_pruner(self):
         if self.schedule is None:
@@ -195,7 +234,8 @@ class Trainer:
         self.step.step = saved["step"]
         self.best = saved["best"]
         self.seconds = saved["seconds"]
-        self.folder.keep_metrics(saved["epoch"])
+        if self.writes:
+            self.folder.keep_metrics(saved["epoch"])
 
     def _describe(self, metrics):
         """What a deployable checkpoint says of itself, enough to evaluate and export it."""
