@@ -24,7 +24,7 @@ count_Ascend() {
     if [ -n "${ASCEND_RT_VISIBLE_DEVICES:-}" ]; then
         count_words "$ASCEND_RT_VISIBLE_DEVICES"
     elif command -v npu-smi >/dev/null; then
-        npu-smi info -l | awk -F: '/Total Count/ { count = $2 } END { print count + 0 }'
+        npu-smi info -l | awk -F: '/Total Count/ { count = $2 } END { print count + 0 }' || true
     else
         echo 0
     fi
@@ -41,5 +41,5 @@ count_GPU() {
 }
 
 count_words() {
-    echo "$1" | tr ',' '\n' | grep -c .
+    echo "$1" | tr ',' '\n' | grep -c . || true
 }

@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import src  # noqa: F401  sets the environment before mindspore loads
 from src.config import load_config
+from src.device import select_device
 from src.errors import run_program
 from src.parallel import local_batch_size
 from src.run_folder import RunFolder
@@ -20,6 +21,7 @@ def main():
     """Check the configuration of a job."""
     workers, arguments = int(sys.argv[1]), sys.argv[2:]
     config = load_config(arguments)
+    select_device(config.device_target)
     local_batch_size(config.batch_size, workers)
     if not config.dry_run:
         RunFolder(config.output_path).check(config)

@@ -40,6 +40,9 @@ for ((i = 0; i < ${#options[@]}; i++)); do
 done
 find_devices python "$wanted"
 device_num=${device_num:-$device_count}
+if [ "$device_target" != CPU ] && [ "$device_num" -gt "$device_count" ]; then
+    fail "DEVICE_NUM: $device_num asked for, but this host has $device_count $device_target devices"
+fi
 options+=(--device_target "$device_target")
 
 nodes=${NODE_NUM:-1} node_rank=${NODE_RANK:-0}

@@ -70,6 +70,12 @@ def test_a_killed_worker_ends_the_job_and_the_same_command_goes_on(tmp_path):
     [
         (["--batch_size", "65"], {}, "error: batch_size: 65 images per step cannot be shared evenly by 2 workers"),
         (["--sparcity", "0.5"], {}, "error: command line: unknown option --sparcity; did you mean --sparsity?"),
+        (
+            ["--device_target", "GPU", "--output_path", "x"],
+            {"CUDA_VISIBLE_DEVICES": "0,1"},
+            "error: device_target: no GPU",
+        ),
+        (["", "", "4", "--device_target=GPU"], {"CUDA_VISIBLE_DEVICES": "0,1"}, "error: DEVICE_NUM: 4 asked for, but"),
         (["", "", "none"], {}, "error: DEVICE_NUM: none is not a number of devices"),
         ([], {"NODE_NUM": "2"}, "error: MASTER_ADDR, MASTER_PORT: with NODE_NUM=2"),
         ([], {"NODE_RANK": "1"}, "error: NODE_RANK: 1 is not in 0..0"),
@@ -84,3 +90,47 @@ def test_bad_input_ends_before_anything_starts(words, environment, message, tmp_
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+TOOLS = {
+    "npu-smi": "Total Count                    : 8\n\nNPU ID                         : 0\nChip Count      : 1",
+    "nvidia-smi": "GPU 0: Tesla V100 (UUID: GPU-0)\nGPU 1: Tesla V100 (UUID: GPU-1)",
+}
+
+
+@pytest.mark.parametrize(
+    ("tools", "wanted", "usable", "variables", "found"),
+    [
+        ([], "auto", "true", {}, "CPU 2"),
+        (["npu-smi"], "auto", "true", {}, "Ascend 8"),
+        (["nvidia-smi"], "auto", "true", {}, "GPU 2"),
+        (["npu-smi", "nvidia-smi"], "auto", "true", {}, "Ascend 8"),
+        (["npu-smi", "nvidia-smi"], "GPU", "true", {}, "GPU 2"),
+        (["npu-smi", "nvidia-smi"], "CPU", "true", {}, "CPU 2"),
+        (["npu-smi", "nvidia-smi"], "auto", "false", {}, "CPU 2"),  # devices that this MindSpore cannot use
+        (["npu-smi"], "auto", "true", {"ASCEND_RT_VISIBLE_DEVICES": "0,3,5"}, "Ascend 3"),
+        (["nvidia-smi"], "auto", "true", {"CUDA_VISIBLE_DEVICES": "1"}, "GPU 1"),
+    ],
+)
+def test_devices_of_a_host(tools, wanted, usable, variables, found, tmp_path):
+    for name in tools:
+        tool = tmp_path / name
+        tool.write_text(f"#!/bin/sh\ncat <<'END'\n{TOOLS[name]}\nEND\n")
+        tool.chmod(0o755)
+    script = f'set -euo pipefail; . "{ROOT}/scripts/device.sh"; find_devices {usable} {wanted}; '
+    clean = {key: value for key, value in os.environ.items() if not key.endswith("VISIBLE_DEVICES")}
+    done = subprocess.run(
+        ["bash", "-c", script + "echo $device_target $device_count"],
+        env={**clean, **variables, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == found, done.stderr
+
+
+@pytest.mark.slow
+def test_two_hosts():
+    done = subprocess.run(["bash", ROOT / "tests" / "check_two_hosts.sh"], capture_output=True, text=True, timeout=600)
+    if done.returncode == 77:
+        pytest.skip(done.stdout.strip())
+    assert done.returncode == 0, done.stdout + done.stderr
