@@ -7,7 +7,8 @@ from sklearn.model_selection import train_test_split
 
 NUM_CLASSES = 10
 IMAGE_SHAPE = (1, 8, 8)
-_MEAN, _STD = 78.0, 96.0  # of the grey values, 0..255
+CLASS_NAMES = tuple("0123456789")
+MEAN, STD = (78.0,), (96.0,)  # per channel, of the grey values 0..255
 
 
 def arrays(split):
@@ -34,5 +35,5 @@ def dataset(split, num_workers, num_shards=1, shard_id=0):
     )
     augment = [vision.RandomCrop(8, padding=1)] if train else []
     return data.map(
-        [*augment, vision.Normalize([_MEAN], [_STD]), vision.HWC2CHW()], "image", num_parallel_workers=num_workers
+        [*augment, vision.Normalize(list(MEAN), list(STD)), vision.HWC2CHW()], "image", num_parallel_workers=num_workers
     )
