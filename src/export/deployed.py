@@ -10,6 +10,9 @@ from mindspore import Tensor, nn, ops
 from src.data import DATASETS
 from src.pruning.pruner import prunable_layers
 
+from .fold import fold_batch_norms
+from .report import FOLD_TOLERANCE, TOLERANCE, check_outputs
+
 
 class Interface(NamedTuple):
     """What a program needs to feed the network and to read its answer; it travels inside MINDIR and ONNX files.
@@ -91,3 +94,36 @@ class DeployedNetwork(nn.Cell):
         if self.softmax:
             outputs = ops.softmax(outputs, -1)
         return outputs
+
+
+class Deployment(NamedTuple):
+    """A network ready for export, with what its file will be compared with.
+
+    network: a DeployedNetwork that has not been exported; weights: prunable weights by name; images, outputs: an input
+    and what the trained network makes of it, before any folding; tolerance: how far the file's outputs may be from that.
+    """
+
+    network: DeployedNetwork
+    interface: Interface
+    weights: dict
+    images: np.ndarray
+    outputs: np.ndarray
+    tolerance: float
+
+
+def prepare(trained, interface, fold_bn=False):
+    """The Deployment of a trained network, which it takes over: with `fold_bn` the network itself is changed.
+
+    Raises RuntimeError if folding changes the outputs or loses zeros.
+    """
+    network = DeployedNetwork(trained.network, interface)
+    images = interface.random_images()
+    outputs = network(Tensor(images)).asnumpy()
+    if fold_bn:
+        before = trained.weights()
+        fold_batch_norms(trained.network, Tensor(interface._replace(normalized=False).random_images()))
+        check_outputs("fold_bn", outputs, network(Tensor(images)).asnumpy(), FOLD_TOLERANCE)
+        for name, weight in trained.weights().items():
+            if weight[before[name] == 0].any():
+                raise RuntimeError(f"fold_bn: {name} lost zeros")
+    return Deployment(network, interface, trained.weights(), images, outputs, FOLD_TOLERANCE if fold_bn else TOLERANCE)

@@ -11,30 +11,29 @@ from .files import new_file
 from .report import Exported, check_outputs, count_zeros
 
 
-def export_mindir(network, interface, path, weights):
-    """Write a MINDIR of a DeployedNetwork with its Interface inside, reload it through GraphCell and compare.
+def export_mindir(deployment, path):
+    """Write a MINDIR of a Deployment with its Interface inside, reload it through GraphCell and compare.
 
-    weights: prunable weights by name, whose zeros are counted in the file. Returns an Exported.
-    Raises RuntimeError if the reloaded file does not give the same outputs or has other zeros.
+    Returns an Exported. Raises RuntimeError if the reloaded file does not give the same outputs or has other zeros.
     """
 
     def add_metadata(model):
-        for key, value in interface.to_metadata().items():
+        for key, value in deployment.interface.to_metadata().items():
             model.user_info[key] = value
 
-    images = interface.random_images()
     with new_file(path) as written:
         ms.export(
-            network,
-            interface.signature(),
+            deployment.network,
+            deployment.interface.signature(),
             file_name=str(written.with_suffix("")),
             file_format="MINDIR",
             custom_func=add_metadata,
         )
         written.with_suffix(".mindir").replace(written)
         reloaded = nn.GraphCell(ms.load(str(written)))
-        deviation = check_outputs(path, network(Tensor(images)).asnumpy(), reloaded(Tensor(images)).asnumpy())
-        zeros, count = count_zeros(path, _stored(written), weights)
+        outputs = reloaded(Tensor(deployment.images)).asnumpy()
+        deviation = check_outputs(path, deployment.outputs, outputs, deployment.tolerance)
+        zeros, count = count_zeros(path, _stored(written), deployment.weights)
         size = written.stat().st_size
     return Exported(path, size, deviation, zeros, count)
 
@@ -44,7 +43,7 @@ def read_metadata(path):
     return dict(_model(path).user_info)
 
 
-def export_air(network, interface, path):
+def export_air(deployment, path):
     """Write an AIR file, which only an Ascend backend can do; it cannot be reloaded for a comparison.
 
     Raises InputError where there is no Ascend backend, or the batch is not fixed.
@@ -54,10 +53,11 @@ def export_air(network, interface, path):
             "file_format: AIR needs MindSpore's Ascend backend, which is not present here; "
             "export a MINDIR and convert it on the Ascend host (docs/edge.md)"
         )
-    if interface.batch_size is None:
+    if deployment.interface.batch_size is None:
         raise InputError("dynamic_batch: AIR takes a fixed batch; give --batch_size")
     with new_file(path) as written:
-        ms.export(network, interface.signature(), file_name=str(written.with_suffix("")), file_format="AIR")
+        signature = deployment.interface.signature()
+        ms.export(deployment.network, signature, file_name=str(written.with_suffix("")), file_format="AIR")
         written.with_suffix(".air").replace(written)
         size = written.stat().st_size
     return Exported(path, size, None, None, None)

@@ -3,31 +3,32 @@
 import mindspore as ms
 import onnx
 import onnxruntime
-from mindspore import Tensor
 
 from .files import new_file
 from .report import Exported, check_outputs, count_zeros
 
 
-def export_onnx(network, interface, path, weights):
-    """Write an ONNX file of a DeployedNetwork with its Interface inside, run it with onnxruntime and compare.
+def export_onnx(deployment, path):
+    """Write an ONNX file of a Deployment with its Interface inside, run it with onnxruntime and compare.
 
-    weights: prunable weights by name, whose zeros are counted in the file. The network must not have been exported
-    before: MindSpore converts a Cell to ONNX only once. Returns an Exported.
+    MindSpore converts a Cell to ONNX only once. Returns an Exported.
     Raises RuntimeError if the written file does not give the same outputs or has other zeros.
     """
-    images = interface.random_images()
+    interface = deployment.interface
     with new_file(path) as written:
         raw = written.with_name("raw.onnx")
-        ms.onnx.export(network, interface.signature(), file_name=str(raw), input_names=["images"])
+        ms.onnx.export(deployment.network, interface.signature(), file_name=str(raw), input_names=["images"])
         model = onnx.load(str(raw))
+        if interface.batch_size is None:
+            _name_batch(model)
         onnx.helper.set_model_props(model, interface.to_metadata())
         onnx.checker.check_model(model, full_check=True)
         onnx.save(model, str(written))
-        outputs = open_onnx(written).run(None, {model.graph.input[0].name: images})[0]
-        deviation = check_outputs(path, network(Tensor(images)).asnumpy(), outputs)
+        session = open_onnx(written)
+        outputs = session.run(None, {session.get_inputs()[0].name: deployment.images})[0]
+        deviation = check_outputs(path, deployment.outputs, outputs, deployment.tolerance)
         stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-        zeros, count = count_zeros(path, stored, weights)
+        zeros, count = count_zeros(path, stored, deployment.weights)
         size = written.stat().st_size
     return Exported(path, size, deviation, zeros, count)
 
@@ -37,3 +38,11 @@ def open_onnx(path):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its warnings about the exporter's shape hints say nothing about the result
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _name_batch(model):
+    """MindSpore writes a free dimension as -1, which ONNX does not know; ONNX gives it a name."""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_value < 0:
+                dimension.dim_param = "batch"
