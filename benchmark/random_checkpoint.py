@@ -28,10 +28,9 @@ IMAGE_SHAPE = (3, 224, 224)
 NUM_CLASSES = 1000
 
 
-def write_random_checkpoint(path, model, sparsity, image_size=IMAGE_SHAPE[1]):
+def write_random_checkpoint(path, model, sparsity):
     """A network of random weights and random masks of ERK densities, with the BatchNorm statistics of random images."""
     ms.set_seed(0)
-    image_shape = (IMAGE_SHAPE[0], image_size, image_size)
     architecture = {"name": model, "num_classes": NUM_CLASSES, "in_channels": IMAGE_SHAPE[0]}
     network = build_model(**architecture)
     weights = prunable_weights(network)
@@ -40,9 +39,9 @@ def write_random_checkpoint(path, model, sparsity, image_size=IMAGE_SHAPE[1]):
     for weight, budget in zip(weights, BUDGETS["erk"]([weight.shape for weight in weights], total)):
         mask = largest(random.random(weight.shape, np.float32), budget)
         weight.set_data(Tensor(weight.asnumpy() * mask + np.float32(0)))  # + 0: no negative zeros
-    settle_batch_norms(network, (4, *image_shape))
+    settle_batch_norms(network, (4, *IMAGE_SHAPE))
     config = dict(resolve({"model": model, "sparsity": sparsity}))
-    write_network(path, network, {"model": architecture, "image_shape": list(image_shape), "config": config})
+    write_network(path, network, {"model": architecture, "image_shape": list(IMAGE_SHAPE), "config": config})
 
 
 def settle_batch_norms(network, shape):
@@ -52,7 +51,8 @@ def settle_batch_norms(network, shape):
     def settle(norm, inputs):
         x = inputs[0].asnumpy()
         norm.moving_mean.set_data(Tensor(x.mean((0, 2, 3))))
-        norm.moving_variance.set_data(Tensor(x.var((0, 2, 3)) + np.float32(1e-3)))
+        variance = x.var((0, 2, 3))
+        norm.moving_variance.set_data(Tensor(np.maximum(variance, variance.mean())))  # no channel is blown up
         for parameter, centre in ((norm.gamma, 1.0), (norm.beta, 0.0)):
             parameter.set_data(Tensor((centre + 0.2 * random.standard_normal(parameter.shape)).astype(np.float32)))
 

@@ -32,7 +32,9 @@ class Classifier:
         try:
             self.interface = Interface.from_metadata(metadata)
         except (KeyError, ValueError):
-            raise InputError(f"model: {path} does not say what it takes; export it with this project's export.py") from None
+            raise InputError(
+                f"model: {path} does not say what it takes; export it with this project's export.py"
+            ) from None
 
     def __call__(self, images):
         """Probabilities (n, classes) of images (n, channels, height, width) as `read_image` returns them."""
@@ -56,7 +58,9 @@ def read_image(path, interface):
         with Image.open(path) as file:
             image = file.convert(_MODES[channels])
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None) or error
+        reason = (
+            "not an image" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None) or error
+        )
         raise InputError(f"images: cannot read {path}: {reason}") from None
     scale = max(height / image.height, width / image.width) / interface.crop
     size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
@@ -91,11 +95,11 @@ def _open_onnx(path):
         from src.export.onnx import open_onnx
     except ImportError as error:
         raise InputError(f"model: ONNX needs {error.name}; run: pip install onnx onnxruntime") from None
-    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf
 
     try:
         session = open_onnx(path)
-    except (Fail, InvalidGraph, InvalidProtobuf):
+    except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf):
         raise InputError(f"model: {path} is not an ONNX file, or a damaged one") from None
     name = session.get_inputs()[0].name
     return session.get_modelmeta().custom_metadata_map, lambda images: session.run(None, {name: images})[0]

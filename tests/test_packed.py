@@ -11,7 +11,6 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.random_checkpoint import write_random_checkpoint
 from src.checkpoint import read_checkpoint, write_checkpoint
 from src.errors import InputError
 from src.export import packed
@@ -50,14 +49,6 @@ def file(tmp_path, tensors):
     return path
 
 
-@pytest.fixture(scope="module")
-def resnet50(tmp_path_factory):
-    """A checkpoint of ResNet-50 with 98 % of random weights masked."""
-    path = tmp_path_factory.mktemp("packed") / "resnet50.ckpt"
-    write_random_checkpoint(path, "resnet50", 0.98, image_size=64)
-    return path
-
-
 def test_every_bit_comes_back(file, tensors):
     unpacked, description = unpack(file)
     assert description == DESCRIPTION
@@ -76,10 +67,10 @@ def test_any_bits_come_back(tmp_path_factory, bits):
     assert unpacked["w"].tobytes() == unpacked["b"].tobytes() == weight.tobytes()
 
 
-def test_an_unpacked_checkpoint_is_the_same_file(resnet50, tmp_path):
-    (tmp_path / "a.packed").write_bytes(pack(*read_checkpoint(resnet50)))
+def test_an_unpacked_checkpoint_is_the_same_file(pruned_resnet50, tmp_path):
+    (tmp_path / "a.packed").write_bytes(pack(*read_checkpoint(pruned_resnet50)))
     unpack_checkpoint(tmp_path / "a.packed", tmp_path / "a.ckpt")
-    assert (tmp_path / "a.ckpt").read_bytes() == resnet50.read_bytes()
+    assert (tmp_path / "a.ckpt").read_bytes() == pruned_resnet50.read_bytes()
 
 
 def test_negative_zeros_and_nan_payloads_survive_the_way_through_files(tmp_path, tensors):
@@ -91,8 +82,8 @@ def test_negative_zeros_and_nan_payloads_survive_the_way_through_files(tmp_path,
 
 
 @pytest.mark.parametrize("values", ["fp32", "fp16"])
-def test_size_is_near_the_bound(resnet50, values):
-    tensors, description = read_checkpoint(resnet50)
+def test_size_is_near_the_bound(pruned_resnet50, values):
+    tensors, description = read_checkpoint(pruned_resnet50)
     size = len(pack(tensors, description, values))
     masks, total = size_bound(tensors, values)
     assert size <= 1.05 * total
@@ -102,9 +93,9 @@ def test_size_is_near_the_bound(resnet50, values):
 
 
 @pytest.mark.slow
-def test_size_beats_general_compressors(resnet50):
-    content = resnet50.read_bytes()
-    size = len(pack(*read_checkpoint(resnet50)))
+def test_size_beats_general_compressors(pruned_resnet50):
+    content = pruned_resnet50.read_bytes()
+    size = len(pack(*read_checkpoint(pruned_resnet50)))
     assert size < 0.9 * len(lzma.compress(content, preset=9))
     assert size < 0.9 * len(zstandard.compress(content, 19))
 
@@ -168,7 +159,7 @@ def test_a_thousand_damaged_files_are_refused(file):
             damaged.append(bytes(copy))
     for copy in damaged:
         file.write_bytes(copy)
-        with pytest.raises(InputError, match="x.packed: "):
+        with pytest.raises(InputError, match=r"x\.packed: "):
             unpack(file)
 
 
@@ -231,7 +222,7 @@ def test_hostile_headers_are_refused_in_little_memory(tmp_path, change):
     path.write_bytes(sign(MAGIC + packed._encode_section(text) + bytes(sections.body)))
     tracemalloc.start()
     try:
-        with pytest.raises(InputError, match="x.packed: not a valid packed file"):
+        with pytest.raises(InputError, match=r"x\.packed: not a valid packed file"):
             unpack(path)
         assert tracemalloc.get_traced_memory()[1] < 30e6
     finally:

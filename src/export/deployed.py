@@ -11,7 +11,7 @@ from src.data import DATASETS
 from src.pruning.pruner import prunable_layers
 
 from .fold import fold_batch_norms
-from .report import FOLD_TOLERANCE, TOLERANCE, check_outputs
+from .report import ROUNDING_TOLERANCE, TOLERANCE, check_outputs
 
 
 class Interface(NamedTuple):
@@ -42,7 +42,7 @@ class Interface(NamedTuple):
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
     def random_images(self, count=2, seed=0):
-        """Images such as the network takes, float32 (batch_size, or `count` if that is free; channels; height; width)."""
+        """Images such as the network takes, float32 (n, channels, height, width); n is `count` if the batch is free."""
         random = np.random.default_rng(seed)
         shape = (self.batch_size or count, *self.image_shape)
         images = random.uniform(0, 255, shape) if self.normalized else random.standard_normal(shape)
@@ -100,7 +100,8 @@ class Deployment(NamedTuple):
     """A network ready for export, with what its file will be compared with.
 
     network: a DeployedNetwork that has not been exported; weights: prunable weights by name; images, outputs: an input
-    and what the trained network makes of it, before any folding; tolerance: how far the file's outputs may be from that.
+    and what the trained network makes of it, before any folding; tolerance: how far outputs on the same kernels may be
+    from that.
     """
 
     network: DeployedNetwork
@@ -122,8 +123,9 @@ def prepare(trained, interface, fold_bn=False):
     if fold_bn:
         before = trained.weights()
         fold_batch_norms(trained.network, Tensor(interface._replace(normalized=False).random_images()))
-        check_outputs("fold_bn", outputs, network(Tensor(images)).asnumpy(), FOLD_TOLERANCE)
+        check_outputs("fold_bn", outputs, network(Tensor(images)).asnumpy(), ROUNDING_TOLERANCE)
         for name, weight in trained.weights().items():
             if weight[before[name] == 0].any():
                 raise RuntimeError(f"fold_bn: {name} lost zeros")
-    return Deployment(network, interface, trained.weights(), images, outputs, FOLD_TOLERANCE if fold_bn else TOLERANCE)
+    tolerance = ROUNDING_TOLERANCE if fold_bn else TOLERANCE
+    return Deployment(network, interface, trained.weights(), images, outputs, tolerance)

@@ -64,6 +64,7 @@ def _folded(convolution, norm):
         bias_init=Tensor(bias.astype(np.float32)),
     )
 
+
 def _replace(cells, name, cell):
     parent, _, key = name.rpartition(".")
     parent = cells[parent]

@@ -27,7 +27,9 @@ def output_path(source, name, suffix):
     if not path.parent.is_dir():
         raise InputError(f"file_name: the folder {path.parent} does not exist")
     if path.is_dir() or path.resolve() == Path(source).resolve():
-        raise InputError(f"file_name: {path} is {'a folder' if path.is_dir() else 'the input file'}; choose another name")
+        raise InputError(
+            f"file_name: {path} is {'a folder' if path.is_dir() else 'the input file'}; choose another name"
+        )
     return path
 
 

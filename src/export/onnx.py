@@ -5,7 +5,7 @@ import onnx
 import onnxruntime
 
 from .files import new_file
-from .report import Exported, check_outputs, count_zeros
+from .report import ROUNDING_TOLERANCE, Exported, check_outputs, count_zeros
 
 
 def export_onnx(deployment, path):
@@ -26,7 +26,7 @@ def export_onnx(deployment, path):
         onnx.save(model, str(written))
         session = open_onnx(written)
         outputs = session.run(None, {session.get_inputs()[0].name: deployment.images})[0]
-        deviation = check_outputs(path, deployment.outputs, outputs, deployment.tolerance)
+        deviation = check_outputs(path, deployment.outputs, outputs, ROUNDING_TOLERANCE)
         stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         zeros, count = count_zeros(path, stored, deployment.weights)
         size = written.stat().st_size

@@ -1,7 +1,7 @@
 """PACKED: a checkpoint in about as many bytes as there is information in it, for sending over the air.
 
-docs/packed_format.md describes every byte. In short: all weights of two and more dimensions form one long vector; the gaps
-between its non-zeros, the bytes of their values sorted by significance, and everything else go through LZMA, an
+docs/packed_format.md describes every byte. In short: all weights of two and more dimensions form one long vector; the
+gaps between its non-zeros, the bytes of their values sorted by significance, and everything else go through LZMA, an
 adaptive range coder that every platform has.
 """
 
@@ -102,7 +102,7 @@ def decode_gaps(gaps, count, size):
 
 
 def size_bound(tensors, values="fp32"):
-    """Bytes that masks and values need if every mask is drawn at random with its layer's density, and the rest as it is.
+    """Bytes needed if each layer's mask is random at its density, values are incompressible and the rest is stored.
 
     The sum over weights of n H(density) + nonzeros * 32 (or 16) bits, plus all other tensors. Returns
     (bytes of the masks, bytes of all).
@@ -124,7 +124,9 @@ def _decode(body, limit):
     sections = _Sections(body)
     header = json.loads(sections.read(most=_LARGEST_HEADER))
     tensors = [(name, np.dtype(_known(dtype)), _checked_shape(shape)) for name, dtype, shape in header["tensors"]]
-    if len({name for name, _, _ in tensors}) != len(tensors) or not all(isinstance(name, str) for name, _, _ in tensors):
+    if len({name for name, _, _ in tensors}) != len(tensors) or not all(
+        isinstance(name, str) for name, _, _ in tensors
+    ):
         raise ValueError("the tensors' names are not distinct")
     if sum(_bytes(dtype, shape) for _, dtype, shape in tensors) > min(limit, _LARGEST_CHECKPOINT):
         raise ValueError("the declared tensors are too large for this file")

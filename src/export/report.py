@@ -6,8 +6,9 @@ from typing import NamedTuple, Optional
 import numpy as np
 from tabulate import tabulate
 
-TOLERANCE = 1e-5  # largest deviation of a reloaded file's outputs, relative to the largest output
-FOLD_TOLERANCE = 1e-4  # the same after folding, which rounds every folded weight anew
+# Largest deviation of a file's outputs that passes, relative to the largest output:
+TOLERANCE = 1e-5  # the same operations on the same kernels
+ROUNDING_TOLERANCE = 1e-4  # folding, or another runtime, which add up in another order
 
 
 class Exported(NamedTuple):
