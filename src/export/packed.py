@@ -120,6 +120,12 @@ def size_bound(tensors, values="fp32"):
     return mask_bits / 8, mask_bits / 8 + nonzeros * VALUES[values].itemsize + rest
 
 
+def mask_bytes(tensors):
+    """Bytes that the masks take in a PACKED file."""
+    weights, _, _ = _sort(tensors)
+    return len(_encode_section(encode_gaps(np.flatnonzero(_concatenate(weights, np.uint32)))))
+
+
 def _decode(body, limit):
     sections = _Sections(body)
     header = json.loads(sections.read(most=_LARGEST_HEADER))
