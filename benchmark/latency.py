@@ -2,8 +2,9 @@
 
 python benchmark/latency.py DENSE.onnx SPARSE.onnx [--rounds 30]
 
-Known runtimes: onnxruntime, OpenVINO, DeepSparse. It needs nothing of this project, because DeepSparse wants an environment of its own (docs/deployment.md).
-The files take turns, one call each, so that a busy machine disturbs all of them alike; medians are reported.
+Known runtimes: onnxruntime, OpenVINO, DeepSparse. Nothing of this project is needed, because DeepSparse wants an
+environment of its own (docs/deployment.md). The files take turns, one call each, so that a busy machine disturbs all of
+them alike; medians are reported.
 """
 
 import argparse
