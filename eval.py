@@ -24,10 +24,14 @@ def main():
 
     select_device(arguments.device_target)
     trained = load_trained(arguments.ckpt)
-    batch_size = arguments.batch_size or trained.config.batch_size
-    data = build_dataset(trained.config.dataset, "test", batch_size, trained.config.seed)
+    config = trained.config
+    batch_size = arguments.batch_size or config.batch_size
+    data_path = arguments.data_path or config.data_path
+    data = build_dataset(
+        config.dataset, "test", batch_size, config.seed, config.num_workers, data_path, classes=trained.classes
+    )
     scores = Evaluator(trained.network, batch_size)(data)
-    report = sparsity_report(trained.weights(), trained.config.tail_energy)
+    report = sparsity_report(trained.weights(), config.tail_energy)
     if arguments.json:
         print(json.dumps({"ckpt": arguments.ckpt, **scores._asdict(), **report}))
     else:

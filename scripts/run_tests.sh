@@ -7,5 +7,5 @@ bash scripts/setup.sh test
 PATH="$PWD/.venv/bin:$PATH"
 ruff check .
 ruff format --check .
-shellcheck scripts/*.sh .ci/run
+shellcheck scripts/*.sh tests/*.sh .ci/run
 exec python -m pytest "$@"

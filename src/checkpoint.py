@@ -51,6 +51,17 @@ def read_checkpoint(path):
 
     Raises InputError if the file cannot be read, is damaged, or comes from elsewhere.
     """
+    tensors, description = read_any_checkpoint(path)
+    if description is None:
+        raise InputError(f"{path}: no description inside; only checkpoints written by train.py know their model")
+    return tensors, description
+
+
+def read_any_checkpoint(path):
+    """Tensors of any MindSpore checkpoint, and its description, or None if it comes from elsewhere.
+
+    Raises InputError if the file cannot be read or is damaged.
+    """
     content = _read(path)
     if content[-_TRAILER:-10] == _CHECKSUM_MARK:
         body, checksum = content[:-_TRAILER], int.from_bytes(content[-10:], "big")
@@ -67,7 +78,7 @@ def read_checkpoint(path):
     for field in UnknownFieldSet(message):
         if field.field_number == _DESCRIPTION_FIELD:
             return tensors, json.loads(field.data.decode("utf-8"))
-    raise InputError(f"{path}: no description inside; only checkpoints written by train.py know their model")
+    return tensors, None
 
 
 def write_network(path, network, description):

@@ -32,6 +32,8 @@ class Recipe(BaseModel):
     dataset: Literal[tuple(DATASETS)] = Field("digits", description="data set")
     batch_size: int = Field(64, ge=1, description="training images per step")
 
+    pretrained: str = Field("", description="weights to start from: MindSpore or PyTorch checkpoint, or safetensors")
+
     epoch_size: int = Field(40, ge=1, description="epochs to train")
     lr: float = Field(0.1, gt=0, description="peak learning rate; follows a cosine, per step")
     warmup_epochs: float = Field(2, ge=0, description="epochs of linear warm-up")
@@ -39,6 +41,11 @@ class Recipe(BaseModel):
     nesterov: bool = Field(False, description="Nesterov momentum")
     weight_decay: float = Field(5e-4, ge=0, description="on weights; never on BatchNorm and biases")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
+
+    mixup: float = Field(0.0, ge=0, description="alpha of mixup; 0: none")
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="moving average of the weights, the one deployed; 0: none")
+    amp_level: Literal["O0", "O2", "O3", "auto"] = Field("O0", description="mixed precision, levels of mindspore.amp")
+    accumulation_steps: int = Field(1, ge=1, description="parts that a batch is computed in, one after the other")
 
     method: Literal[tuple(METHODS)] = Field("rpg", description="pruning method")
     sparsity: float = Field(0.98, ge=0, lt=1, description="target share of zeros among prunable weights")
@@ -98,6 +105,11 @@ def resolve(values, given=None, where="configuration"):
         config.distribution = resolve_distribution(config.method, config.distribution)
     except ValueError as error:
         raise InputError(f"{where}: distribution: {error}") from None
+    if config.batch_size % config.accumulation_steps:
+        raise InputError(
+            f"{where}: batch_size {config.batch_size} does not divide into accumulation_steps "
+            f"{config.accumulation_steps} equal parts"
+        )
     if config.update_end < config.prune_window:
         raise InputError(
             f"{where}: update_end {config.update_end:g} lies before the end of prune_window {config.prune_window:g}; "

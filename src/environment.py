@@ -16,6 +16,8 @@ VARIABLES = {
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     # Warnings of the C++ runtime (one per compiled graph and more) hide the program's own output; errors still show.
     "GLOG_v": "3",
+    # An error of the data pipeline reaches the program as an exception; the log would only say it again, in many lines.
+    "MS_SUBMODULE_LOG_v": "{MD:4}",
     # Where a failed compilation leaves its dumps; the default is a folder rank_0/ wherever the program was started.
     "MS_OM_PATH": os.path.join(tempfile.gettempdir(), "mindspore_dumps"),
 }

@@ -6,6 +6,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
+from src.data import batches
+from src.parallel import SINGLE
+
 PADDING = -1  # label of the images that only fill the last batch
 
 
@@ -19,9 +22,14 @@ class Scores(NamedTuple):
 
 
 class Evaluator:
-    """Callable of a data set -> Scores. The network is compiled once; the last batch is padded to the full size."""
+    """Callable of a data set -> Scores. The network is compiled once; the last batch is padded to the full size.
 
-    def __init__(self, network, batch_size):
+    Among several workers each gives its own part of the images, in batches of its own `batch_size`, and all get the
+    scores of the whole.
+    """
+
+    def __init__(self, network, batch_size, workers=SINGLE):
+        self.workers = workers
         self.network = network
         self.batch_size = batch_size
         self.count = self._compile()
@@ -29,15 +37,13 @@ class Evaluator:
     def __call__(self, dataset):
         self.network.set_train(False)
         try:
-            totals = np.zeros(3)
-            images = 0
-            for batch in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True):
-                images += len(batch[1])
-                totals += [float(total) for total in self.count(*self._pad(*batch))]
+            totals = np.zeros(4)
+            for batch in batches(dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)):
+                totals += [*(float(total) for total in self.count(*self._pad(*batch))), len(batch[1])]
         finally:
             self.network.set_train(True)
-        top1, top5, loss = totals / images
-        return Scores(100 * top1, 100 * top5, loss, images)
+        top1, top5, loss, images = self.workers.sum(totals).tolist()
+        return Scores(100 * (top1 / images), 100 * (top5 / images), loss / images, int(images))
 
     def _pad(self, images, labels):
         missing = self.batch_size - len(labels)

@@ -51,9 +51,15 @@ def _layers(trainer):
 
 def _memory(trainer):
     parameters = sum(parameter.size for parameter in trainer.network.get_parameters())
-    copies = 3 if trainer.pruner is None else 4
-    names = "weights, gradients and momentum" if copies == 3 else "weights, gradients, momentum and masks"
+    copies = ["weights", "gradients", "momentum"]
+    if trainer.pruner is not None:
+        copies.append("masks")
+    if trainer.config.accumulation_steps > 1:
+        copies.append("gradient sums")
+    if trainer.average is not None:
+        copies.append("averages")
+    part = trainer.config.batch_size // trainer.config.accumulation_steps
     return (
-        f"memory: {4 * copies * parameters / 2**20:,.1f} MiB for {names} of {parameters:,} parameters (float32); "
-        "activations come on top and grow with the batch"
+        f"memory: {4 * len(copies) * parameters / 2**20:,.1f} MiB for {', '.join(copies)} of {parameters:,} "
+        f"parameters (float32); the activations of {part} images at a time come on top"
     )

@@ -7,17 +7,18 @@ from src.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from src.errors import InputError
 
 
-def save(path, network, optimizer, pruner, progress):
-    """Write everything that `restore` needs; progress: JSON-able dict with at least `step`."""
+def save(path, network, optimizer, pruner, progress, others=()):
+    """Write everything that `restore` needs; progress: JSON-able dict with at least `step`; others: more Parameters."""
     tensors = {f"network.{parameter.name}": parameter for parameter in network.get_parameters()}
     tensors.update({f"optimizer.{state.name}": state for state in _optimizer_state(network, optimizer)})
+    tensors.update({f"other.{parameter.name}": parameter for parameter in others})
     if pruner is not None:
         for weight, mask in zip(pruner.weights, pruner.masks):
             tensors[f"mask.{weight.name}"] = np.packbits(mask)
     write_checkpoint(path, tensors, progress)
 
 
-def restore(path, network, optimizer, pruner):
+def restore(path, network, optimizer, pruner, others=()):
     """Put a saved state into freshly built objects; returns the progress. Raises InputError if it does not fit."""
     tensors, progress = read_checkpoint(path)
     if "step" not in progress:
@@ -27,6 +28,8 @@ def restore(path, network, optimizer, pruner):
     try:
         for state in _optimizer_state(network, optimizer):
             ops.assign(state, Tensor(tensors[f"optimizer.{state.name}"]))
+        for parameter in others:
+            ops.assign(parameter, Tensor(tensors[f"other.{parameter.name}"]))
         if pruner is not None:
             packed = [(tensors[f"mask.{weight.name}"], weight) for weight in pruner.weights]
             pruner.load_masks(

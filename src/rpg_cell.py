@@ -8,10 +8,12 @@ gram  the smaller Gram matrix and LAPACK on the host, with the exact gradient; f
       faster. It leaves the graph, so it runs in PyNative mode only.
 """
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.low_rank import layer_terms
+from src.low_rank import decomposition_cost, layer_norm, layer_terms
+from src.parallel import SINGLE, share_out
 
 
 class RPGWithLossCell(nn.Cell):
@@ -19,22 +21,40 @@ class RPGWithLossCell(nn.Cell):
 
     task: Cell of (images, labels) -> scalar loss; rank_term: Cell of (*weights) -> scalar; rank_weight: lambda;
     weights: the convolution weights (Parameters of the task's network) that the rank term is taken of.
+
+    Among several workers each decomposes its own share of the layers only, and its rank term is scaled so that the
+    mean over workers is the rank term of the network. The mean of the gradients, taken over workers anyway, then
+    is the gradient of the whole.
     """
 
-    def __init__(self, task, rank_term, rank_weight, weights):
+    def __init__(self, task, rank_term, rank_weight, weights, workers=SINGLE):
         super().__init__(auto_prefix=False)
         self.task = task
         self.rank_term = rank_term
         self.rank_weight = rank_weight
         self.weights = list(weights)
+        self.workers = workers.size
+        shares = share_out([decomposition_cost(weight.shape) for weight in self.weights], workers.size)
+        self.own = [self.weights[index] for index in shares[workers.rank]]
 
     def construct(self, images, labels):
         return self.terms(images, labels)[0]
 
     def terms(self, images, labels):
-        """(objective, task loss, rank term), all scalars."""
-        task, rank = self.task(images, labels), self.rank_term(*self.weights)
+        """(objective, task loss, rank term), all scalars; the rank term as this worker contributes to the mean."""
+        task, rank = self.task(images, labels), self.share()
         return task + self.rank_weight * rank, task, rank
+
+    def share(self):
+        """This worker's part of the rank term, times the number of workers."""
+        if self.workers == 1:
+            return self.rank_term(*self.weights)
+        if not self.own:  # more workers than layers
+            return Tensor(0.0, ms.float32)
+        # The solver divides by the layers that take part among its own; the network's mean divides by all of them.
+        # Masks and weights are the same on all workers, so each can count for itself.
+        own, every = self.rank_term.count(*self.own), self.rank_term.count(*self.weights)
+        return self.rank_term(*self.own) * (self.workers * own / ops.maximum(every, ops.ones_like(every)))
 
 
 class SVDRankTerm(nn.Cell):
@@ -55,14 +75,25 @@ class SVDRankTerm(nn.Cell):
             count += present
         return total / ops.maximum(count, ops.ones_like(count))
 
+    def count(self, *weights):
+        """How many of the weights take part, as a scalar Tensor."""
+        count = 0.0
+        for weight in weights:
+            count += self.present(ops.stop_gradient(weight)).astype(weight.dtype)
+        return count
+
+    def present(self, weight):
+        """Whether a weight takes part, as a boolean Tensor."""
+        square = ops.stop_gradient((weight * weight).sum())
+        return ops.logical_and(ops.isfinite(square), square > 0)
+
     def layer(self, weight):
         """(loss, 1.0) of one weight, or (0.0, 0.0) if it takes no part."""
         matrix = weight.reshape(weight.shape[0], -1)
-        square = ops.stop_gradient((matrix * matrix).sum())
-        present = ops.logical_and(ops.isfinite(square), square > 0)
+        present = self.present(matrix)
         # A matrix without a rank term is replaced by zeros, which every step below maps to zeros.
         matrix = ops.where(present, matrix, ops.zeros_like(matrix))
-        normalised = matrix / ops.sqrt(ops.where(present, (matrix * matrix).sum(), ops.ones_like(square)))
+        normalised = matrix / ops.sqrt(ops.where(present, (matrix * matrix).sum(), 1.0))
         low_rank = ops.stop_gradient(self.approximate(ops.stop_gradient(normalised)))
         tail = normalised - low_rank
         return -(tail * tail).sum(), present.astype(weight.dtype)
@@ -95,12 +126,16 @@ class GramRankTerm(nn.Cell):
             ops.zeros_like(weight) if term.gradient is None else Tensor.from_numpy(term.gradient)
             for term, weight in zip(terms, weights)
         ]
-        self.count = count
+        self.present = count
         return Tensor(np.float32(sum(term.loss for term in terms) / count))
+
+    def count(self, *weights):
+        """How many of the weights take part, as a scalar Tensor."""
+        return Tensor(np.float32(sum(layer_norm(weight.asnumpy()) > 0 for weight in weights)))
 
     def bprop(self, *args):
         """Gradients of the last construct, times the incoming one; `args` are its inputs, output and sensitivity."""
-        factor = args[-1] / self.count
+        factor = args[-1] / self.present
         return tuple(factor * gradient for gradient in self.gradients)
 
 

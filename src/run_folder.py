@@ -23,20 +23,26 @@ class RunFolder:
 
         Raises InputError.
         """
+        self.check(config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            held = [f for f in (self.metrics, self.result, self.best, self.last, self.resume) if f.exists()]
-            if held and not config.resume_ckpt:
-                if not config.overwrite:
-                    raise InputError(
-                        f"output_path: {self.path} already holds a run; continue it with --resume_ckpt auto, "
-                        "replace it with --overwrite, or choose another --output_path"
-                    )
-                for file in held:
+            if not config.resume_ckpt:
+                for file in self._held():
                     file.unlink()
             save_yaml(config, self.path / "config.yaml")
         except OSError as error:
             raise InputError(f"output_path: cannot write to {self.path}: {error.strerror}") from None
+
+    def check(self, config):
+        """Raise InputError if the folder holds another run and nothing says what to do with it."""
+        if self._held() and not config.resume_ckpt and not config.overwrite:
+            raise InputError(
+                f"output_path: {self.path} already holds a run; continue it with --resume_ckpt auto, "
+                "replace it with --overwrite, or choose another --output_path"
+            )
+
+    def _held(self):
+        return [f for f in (self.metrics, self.result, self.best, self.last, self.resume) if f.exists()]
 
     def resume_path(self, resume_ckpt):
         """The file that `--resume_ckpt` means: itself, or this folder's own for `auto`."""

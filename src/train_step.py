@@ -1,7 +1,11 @@
 """One step of training: the compiled plain step, and what takes its place when masks or ranks are due."""
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
+
+from src.amp import is_finite, value_and_grad
+from src.parallel import SINGLE, digest_of
 
 _multiply = ops.MultitypeFuncGraph("multiply_gradient_by_mask")
 
@@ -19,6 +23,10 @@ def optimizer_state(optimizer, parameter):
         for state in optimizer.get_parameters()
         if id(state) not in trained and state.name.partition(".")[2] == parameter.name
     ]
+
+
+def _unchanged(loss, *gradients):
+    return loss, gradients
 
 
 class TaskLoss(nn.Cell):
@@ -39,40 +47,75 @@ class TrainStep:
 
     task: TaskLoss; optimizer: a MindSpore optimiser over the network's parameters, with the learning rate as a
     schedule inside it; pruner: Pruner, or None for dense training; objective: RPGWithLossCell of the task, or None to
-    do without the rank term; rank_interval: every that many steps the rank term also moves the weights, 0 for never.
+    do without the rank term; rank_interval: every that many steps the rank term also moves the weights, 0 for never;
+    workers: who shares each step's images; gradients are averaged over them before anything is done with them.
+
+    scale: LossScale of mixed precision; accumulator: GradientAccumulator, which splits every batch into its parts;
+    average: WeightAverage to keep. None of them costs the host anything per step.
 
     Three kinds of step, each compiled once:
       plain   masked gradient of the task, one optimiser step, all in one graph
       ranked  the same with the gradient of task + lambda * rank term
       update  the dense gradient of task + lambda * rank term goes to the pruner; no optimiser step
+
+    Every worker decides the same masks from the same averaged gradients; each update compares them all the same, and
+    raises RuntimeError on all workers if they differ. last_rank_loss and loss_sum are this worker's own.
     """
 
-    def __init__(self, task, optimizer, pruner=None, objective=None, rank_interval=0):
+    def __init__(
+        self,
+        task,
+        optimizer,
+        pruner=None,
+        objective=None,
+        rank_interval=0,
+        scale=None,
+        accumulator=None,
+        average=None,
+        workers=SINGLE,
+    ):
         self.step = 0
+        self.workers = workers
         self.optimizer = optimizer
         self.pruner = pruner
         self.rank_interval = rank_interval if objective is not None else 0
+        self.scale = scale
+        self.accumulator = accumulator
+        self.average = average
         self.loss_sum = Parameter(Tensor(0.0, ms.float32), name="loss_sum", requires_grad=False)
         self.last_update = None
         self.last_rank_loss = None
-        self._task_gradients = ms.value_and_grad(task, None, optimizer.parameters)
+        self._task_gradients = value_and_grad(task, optimizer.parameters, scale)
         self._objective_gradients = None
         if objective is not None:
-            self._objective_gradients = ms.value_and_grad(objective.terms, None, optimizer.parameters, has_aux=True)
-        self._plain, self._apply = self._compile()
+            self._objective_gradients = value_and_grad(objective.terms, optimizer.parameters, scale, has_aux=True)
+        self._plain, self._apply, self._whole, self._accumulate = self._compile()
         if pruner is not None:
             position = {parameter.name: index for index, parameter in enumerate(optimizer.parameters)}
             self._pruned = [position[weight.name] for weight in pruner.weights]
             self._momentum = [optimizer_state(optimizer, weight) for weight in pruner.weights]
+            if average is not None:
+                self._momentum = [m + average.state_of(weight) for m, weight in zip(self._momentum, pruner.weights)]
 
     def __call__(self, images, labels):
         self.step += 1
         if self.pruner is not None and self.pruner.is_update(self.step):
-            return self._update(*self._dense_gradients(images, labels))
+            return self._update(*self._finite_gradients(images, labels))
+        images, labels = self._last_part(images, labels)
         if self.rank_interval and self.step % self.rank_interval == 0:
             loss, gradients = self._dense_gradients(images, labels)
             return self._apply(loss, *gradients)
         return self._plain(images, labels)
+
+    def _last_part(self, images, labels):
+        """Accumulate the gradients of all parts of a batch but the last, and return that one."""
+        if self.accumulator is None:
+            return images, labels
+        parts = self.accumulator.parts
+        *others, last = zip(ops.chunk(images, parts), ops.chunk(labels, parts))
+        for part in others:
+            self._accumulate(*part)
+        return last
 
     def _dense_gradients(self, images, labels):
         """Task loss, and the gradients of the whole objective over all positions, masked-out ones included."""
@@ -81,9 +124,20 @@ class TrainStep:
         (_, task_loss, self.last_rank_loss), gradients = self._objective_gradients(images, labels)
         return task_loss, gradients
 
+    def _finite_gradients(self, images, labels):
+        """Dense gradients of a whole batch for a mask update, which cannot be skipped: on an overflow, scale down."""
+        while True:
+            loss, gradients = self._dense_gradients(*self._last_part(images, labels))
+            loss, gradients = self._whole(loss, *gradients)
+            if self.scale is None or is_finite(gradients) or float(self.scale.scale_value) <= 1:
+                return loss, gradients
+            self.scale.adjust(Tensor(False))
+
     def _update(self, loss, gradients):
         """A mask update takes the place of the optimiser step; the learning rate moves on all the same."""
         self.last_update = self.pruner.update(self.step, [gradients[i] for i in self._pruned], self._momentum)
+        if self.workers.size > 1:
+            self.workers.check_equal(digest_of(map(np.packbits, self.pruner.masks)), f"masks after step {self.step}")
         ops.assign_add(self.optimizer.global_step, Tensor([1], ms.int32))
         ops.assign_add(self.loss_sum, loss)
         return loss
@@ -95,19 +149,29 @@ class TrainStep:
         return tuple(masks.get(parameter.name, one) for parameter in self.optimizer.parameters)
 
     def _compile(self):
-        """The compiled plain step, and the compiled second half of a ranked step.
+        """The compiled pieces of a step: plain step; second half of a ranked step; means for an update; accumulation.
 
         Masked gradients and masked momentum leave a zero weight at zero, weight decay included, so the weights
         themselves need no masking between updates.
         """
-        task_gradients, optimizer, loss_sum = self._task_gradients, self.optimizer, self.loss_sum
+        task_gradients, loss_sum = self._task_gradients, self.loss_sum
+        accumulator, train = self.accumulator, self._optimize()
         masks = self._masks() if self.pruner is not None else None
         hyper_map = ops.HyperMap()
+        reducer = self.workers.gradient_reducer(self.optimizer.parameters)
+
+        def average(loss, gradients):
+            if accumulator is not None:
+                loss, gradients = accumulator.finish(loss, gradients)
+            if reducer is not None:
+                gradients = reducer(gradients)
+            return loss, gradients
 
         def finish(loss, gradients):
+            loss, gradients = average(loss, gradients)
             if masks is not None:
                 gradients = hyper_map(_multiply, gradients, masks)
-            loss = ops.depend(loss, optimizer(gradients))
+            loss = ops.depend(loss, train(gradients))
             return ops.depend(loss, ops.assign_add(loss_sum, loss))
 
         @ms.jit
@@ -119,4 +183,35 @@ class TrainStep:
         def apply(loss, *gradients):
             return finish(loss, gradients)
 
-        return plain, apply
+        @ms.jit
+        def whole(loss, *gradients):
+            return average(loss, gradients)
+
+        @ms.jit
+        def accumulate(images, labels):
+            loss, gradients = task_gradients(images, labels)
+            return accumulator.add(loss, gradients)
+
+        alone = accumulator is None and reducer is None
+        return plain, apply, _unchanged if alone else whole, accumulate
+
+    def _optimize(self):
+        """A function of (gradients) for use in a graph: one optimiser step, and what goes with it."""
+        optimizer, scale, average = self.optimizer, self.scale, self.average
+
+        def train(gradients):
+            done = optimizer(gradients)
+            if average is not None:
+                done = ops.depend(average.update(optimizer.global_step), done)
+            return done
+
+        def train_if_finite(gradients):
+            finite = is_finite(gradients)
+            done = scale.adjust(finite)
+            if finite:
+                done = ops.depend(finite, (done, train(gradients)))
+            else:  # the step is skipped, but the learning rate moves on
+                done = ops.depend(finite, (done, ops.assign_add(optimizer.global_step, Tensor([1], ms.int32))))
+            return done
+
+        return train if scale is None else train_if_finite

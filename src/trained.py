@@ -12,11 +12,15 @@ from src.pruning.pruner import prunable_weights
 
 
 class Trained(NamedTuple):
-    """network: in evaluation mode; config: of the run that trained it; image_shape: (channels, height, width)."""
+    """network: in evaluation mode; config: of the run that trained it; image_shape: (channels, height, width);
+
+    classes: names of its classes, or () where they are not known.
+    """
 
     network: nn.Cell
     config: EasyDict
     image_shape: tuple
+    classes: tuple = ()
 
     def weights(self):
         """Prunable weights as arrays by name."""
@@ -31,4 +35,5 @@ def load_trained(path):
     network = build_model(**description["model"])
     load_weights(network, tensors, path)
     network.set_train(False)
-    return Trained(network, EasyDict(description["config"]), tuple(description["image_shape"]))
+    classes = tuple(description.get("classes", ()))
+    return Trained(network, EasyDict(description["config"]), tuple(description["image_shape"]), classes)

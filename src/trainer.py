@@ -1,17 +1,25 @@
 """The training loop: epochs, evaluation, metrics and checkpoints. How a mask is chosen is no concern of it."""
 
 import time
+from contextlib import nullcontext
+from pathlib import Path
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
 from tqdm import tqdm
 
+from src.accumulation import GradientAccumulator
+from src.amp import LossScale, mixed_precision
 from src.checkpoint import write_network
-from src.data import DATASETS, build_dataset
+from src.data import DATASETS, batches, build_dataset, published_steps
+from src.ema import WeightAverage
 from src.errors import InputError
 from src.evaluation import Evaluator
 from src.models import build_model
 from src.optimizer import build_optimizer, learning_rates
+from src.parallel import SINGLE, digest_of, local_batch_size
+from src.pretrained import load_pretrained
 from src.pruning.methods import METHODS
 from src.pruning.pruner import Pruner, convolution_weights, prunable_weights
 from src.pruning.schedule import PruningSchedule
@@ -56,19 +64,23 @@ def describe_model(config):
 class Trainer:
     """Everything one run consists of, built from a configuration; `run()` trains to the end and returns the result.
 
-    Raises InputError where the configuration does not fit data or schedule.
+    workers: this process among those that share the run. Worker 0 alone writes files and prints.
+    Raises InputError where the configuration does not fit data, schedule or workers.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, workers=SINGLE):
         self.config = config
+        self.workers = workers
+        self.local_batch = local_batch_size(config.batch_size, workers.size, config.accumulation_steps)
         self.folder = RunFolder(config.output_path)
         ms.set_seed(config.seed)
         self.network = build_model(**describe_model(config))
         self.network.set_train(True)
+        # A plan needs no weights, and a resumed run brings its own.
+        if config.pretrained and not config.resume_ckpt and (Path(config.pretrained).exists() or not config.dry_run):
+            load_pretrained(self.network, config.pretrained)
         try:
-            self.train_data = build_dataset(config.dataset, "train", config.batch_size, config.seed, config.num_workers)
-            self.test_data = build_dataset(config.dataset, "test", config.batch_size, config.seed, config.num_workers)
-            self.steps_per_epoch = self.train_data.get_dataset_size()
+            self.steps_per_epoch = self._open_data()
             self.total_steps = config.epoch_size * self.steps_per_epoch
             self.schedule = build_schedule(config, self.total_steps)
             self.pruner = self._build_pruner()
@@ -79,42 +91,49 @@ class Trainer:
         self.optimizer = build_optimizer(
             self.network, self.rates, config.momentum, config.nesterov, config.weight_decay
         )
-        task = TaskLoss(self.network, nn.CrossEntropyLoss(label_smoothing=config.label_smoothing))
-        objective = None
-        if config.rank_weight > 0:
-            rank_term = build_rank_term(config.rank_solver, config.tail_energy)
-            objective = RPGWithLossCell(task, rank_term, config.rank_weight, convolution_weights(self.network))
-        self.step = TrainStep(task, self.optimizer, self.pruner, objective, config.rank_interval)
-        self.evaluate = Evaluator(self.network, config.batch_size)
+        self.scale = None if config.amp_level == "O0" else LossScale()
+        self.average = WeightAverage(self.network, config.ema_decay) if config.ema_decay else None
+        self.step = self._build_step()
+        self.evaluate = Evaluator(self.network, self.local_batch, workers)
         self.best = None
         self.seconds = 0.0
 
+    @property
+    def writes(self):
+        """Whether this process writes the output folder and prints."""
+        return self.workers.rank == 0
+
     def run(self):
         """Train to the last epoch; returns the content of result.json."""
-        self.folder.open(self.config)
+        if self.writes:
+            self.folder.open(self.config)
         if self.config.resume_ckpt:
             self._resume()
+        if self.workers.size > 1:
+            weights = (parameter.asnumpy() for parameter in self.network.get_parameters())
+            self.workers.check_equal(digest_of(weights), f"weights before step {self.step.step + 1}")
         first = self.step.step // self.steps_per_epoch
         if first:
             self.train_data.set_init_step(self.step.step)
-        batches = self.train_data.create_tuple_iterator(num_epochs=self.config.epoch_size)
+        iterator = self.train_data.create_tuple_iterator(num_epochs=self.config.epoch_size)
         with tqdm(
             total=self.total_steps * self.config.batch_size,
             initial=self.step.step * self.config.batch_size,
             unit="img",
             unit_scale=True,
-            disable=None,
+            disable=None if self.writes else True,
         ) as progress:
             for epoch in range(first, self.config.epoch_size):
-                metrics = self._train_epoch(epoch + 1, batches, progress)
+                metrics = self._train_epoch(epoch + 1, iterator, progress)
                 self._finish_epoch(metrics)
-                tqdm.write(format_epoch(metrics, self.config.epoch_size))
+                if self.writes:
+                    tqdm.write(format_epoch(metrics, self.config.epoch_size))
         return self._write_result(metrics)
 
-    def _train_epoch(self, epoch, batches, progress):
+    def _train_epoch(self, epoch, iterator, progress):
         start = time.perf_counter()
         ops.assign(self.step.loss_sum, Tensor(0.0, ms.float32))
-        for index, (images, labels) in enumerate(batches):
+        for index, (images, labels) in enumerate(batches(iterator)):
             loss = self.step(images, labels)
             progress.update(self.config.batch_size)
             if index % 20 == 0 and not progress.disable:  # reading the loss waits for the device
@@ -122,9 +141,13 @@ class Trainer:
                 progress.set_postfix(
                     loss=f"{float(loss):.3f}", lr=f"{self.rates[self.step.step - 1]:.4f}", density=f"{density:.4f}"
                 )
-        train_loss = float(self.step.loss_sum) / self.steps_per_epoch
+        own = [self.step.loss_sum, self.step.last_rank_loss]
+        loss_sum, rank_loss = self.workers.mean([np.float32(0 if value is None else float(value)) for value in own])
+        train_loss = float(loss_sum) / self.steps_per_epoch
         seconds = time.perf_counter() - start
-        scores = self.evaluate(self.test_data)
+        self._average_statistics()
+        with self._deployed_weights():
+            scores = self.evaluate(self.test_data)
         self.seconds += time.perf_counter() - start
         update = self.step.last_update
         return {
@@ -137,7 +160,7 @@ class Trainer:
             "loss": scores.loss,
             "density": 1.0 if self.pruner is None else self.pruner.density,
             "drop_fraction": None if update is None else update.drop_fraction,
-            "rank_loss": None if self.step.last_rank_loss is None else float(self.step.last_rank_loss),
+            "rank_loss": None if self.step.last_rank_loss is None else float(rank_loss),
             "images_per_second": self.steps_per_epoch * self.config.batch_size / seconds,
             "seconds": self.seconds,
         }
@@ -147,17 +170,22 @@ class Trainer:
         reached = self.schedule is None or self.schedule.reached_target(metrics["step"])
         if reached and (self.best is None or metrics["top1"] > self.best["top1"]):
             self.best = {key: metrics[key] for key in ("epoch", "top1", "top5", "loss")}
-            write_network(self.folder.best, self.network, self._describe(metrics))
-        write_network(self.folder.last, self.network, self._describe(metrics))
+        if not self.writes:
+            return
+        if self.best is not None and self.best["epoch"] == metrics["epoch"]:
+            self._write_network(self.folder.best, metrics)
+        self._write_network(self.folder.last, metrics)
         self.folder.append_metrics(metrics)
         progress = {"epoch": metrics["epoch"], "step": self.step.step, "best": self.best, "seconds": self.seconds}
-        save(self.folder.resume, self.network, self.optimizer, self.pruner, {**progress, "config": dict(self.config)})
+        progress["config"] = dict(self.config)
+        save(self.folder.resume, self.network, self.optimizer, self.pruner, progress, self._other_state())
 
     def _write_result(self, last):
         self._assert_zeros()
-        report = sparsity_report(
-            {weight.name: weight.asnumpy() for weight in prunable_weights(self.network)}, self.config.tail_energy
-        )
+        with self._deployed_weights():
+            self._assert_zeros()
+            weights = {weight.name: weight.asnumpy() for weight in prunable_weights(self.network)}
+        report = sparsity_report(weights, self.config.tail_energy)
         result = {
             "top1": self.best["top1"],
             "top5": self.best["top5"],
@@ -166,8 +194,21 @@ class Trainer:
             **report,
             "seconds": self.seconds,
         }
-        self.folder.write_result(result)
+        if self.writes:
+            self.folder.write_result(result)
         return result
+
+    def _average_statistics(self):
+        """Average over workers what is not trained: the moving averages that BatchNorm evaluates with.
+
+        In training each worker normalises by its own images, as the moving averages take no part in it.
+        """
+        if self.workers.size == 1:
+            return
+        statistics = [parameter for parameter in self.network.get_parameters() if not parameter.requires_grad]
+        if statistics:
+            for parameter, mean in zip(statistics, self.workers.mean(p.asnumpy() for p in statistics)):
+                ops.assign(parameter, Tensor(mean))
 
     def _assert_zeros(self):
         """The weights outside the masks are exactly zero, and the masks have the target density."""
@@ -177,6 +218,52 @@ class Trainer:
         assert self.pruner.kept == round(self.schedule.density * sizes), "masks miss the target density"
         for weight, mask in zip(self.pruner.weights, self.pruner.masks):
             assert not weight.asnumpy()[~mask].any(), f"{weight.name} has non-zero weights outside its mask"
+
+    def _open_data(self):
+        """Open both splits; returns the steps per epoch. A plan made without data_path goes by the published sizes."""
+        config = self.config
+        if config.dry_run and not config.data_path:
+            return published_steps(config.dataset, config.batch_size)
+        settings = (self.local_batch, config.seed, config.num_workers, config.data_path)
+        shard = {"num_shards": self.workers.size, "shard_id": self.workers.rank}
+        self.train_data = build_dataset(config.dataset, "train", *settings, **shard, mixup=config.mixup)
+        self.test_data = build_dataset(config.dataset, "test", *settings, **shard)
+        return self.train_data.get_dataset_size()
+
+    def _build_step(self):
+        config, network, parts = self.config, self.network, self.config.accumulation_steps
+        if self.scale is not None:
+            network = mixed_precision(network, build_model(**describe_model(config)), config.amp_level)
+        task = TaskLoss(network, nn.CrossEntropyLoss(label_smoothing=config.label_smoothing))
+        objective = None
+        if config.rank_weight > 0:
+            rank_term = build_rank_term(config.rank_solver, config.tail_energy)
+            # Only the last part of a batch carries the rank term, and the gradients are divided by the parts.
+            weight = parts * config.rank_weight
+            objective = RPGWithLossCell(task, rank_term, weight, convolution_weights(self.network), self.workers)
+        return TrainStep(
+            task,
+            self.optimizer,
+            self.pruner,
+            objective,
+            config.rank_interval,
+            self.scale,
+            GradientAccumulator(self.optimizer.parameters, parts) if parts > 1 else None,
+            self.average,
+            self.workers,
+        )
+
+    def _deployed_weights(self):
+        """A context in which the network has the weights that are evaluated and deployed."""
+        return nullcontext() if self.average is None else self.average.applied()
+
+    def _write_network(self, path, metrics):
+        with self._deployed_weights():
+            write_network(path, self.network, self._describe(metrics))
+
+    def _other_state(self):
+        """Parameters beside network and optimiser that a resumed run needs."""
+        return [parameter for part in (self.scale, self.average) if part is not None for parameter in part.state]
 
     def _build_pruner(self):
         if self.schedule is None:
@@ -191,17 +278,19 @@ class Trainer:
 
     def _resume(self):
         path = self.folder.resume_path(self.config.resume_ckpt)
-        saved = restore(path, self.network, self.optimizer, self.pruner)
+        saved = restore(path, self.network, self.optimizer, self.pruner, self._other_state())
         self.step.step = saved["step"]
         self.best = saved["best"]
         self.seconds = saved["seconds"]
-        self.folder.keep_metrics(saved["epoch"])
+        if self.writes:
+            self.folder.keep_metrics(saved["epoch"])
 
     def _describe(self, metrics):
         """What a deployable checkpoint says of itself, enough to evaluate and export it."""
         return {
             "model": describe_model(self.config),
             "image_shape": list(DATASETS[self.config.dataset].IMAGE_SHAPE),
+            "classes": list(DATASETS[self.config.dataset].class_names(self.config.data_path, "train")),
             "config": dict(self.config),
             "epoch": metrics["epoch"],
             "top1": metrics["top1"],

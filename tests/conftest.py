@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from benchmark.random_checkpoint import write_random_checkpoint
 from src.config import resolve
 from src.device import select_device
+from src.trainer import Trainer
 
 
 settings.register_profile("default", deadline=None)  # times say nothing on a shared machine
@@ -42,3 +44,20 @@ def small_run(tmp_path):
         return resolve({**values, **settings})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def trained_resnet20(tmp_path_factory):
+    """Checkpoint of a short training that reaches 98 %, and its accuracy."""
+    folder = tmp_path_factory.mktemp("resnet20")
+    recipe = {"sparsity": 0.98, "epoch_size": 6, "update_interval": 5, "prune_window": 0.6, "update_end": 0.6}
+    result = Trainer(resolve({**recipe, "output_path": str(folder)})).run()
+    return folder / "last.ckpt", result["last"]["top1"]
+
+
+@pytest.fixture(scope="session")
+def pruned_resnet50(tmp_path_factory):
+    """Checkpoint of ResNet-50 with 98 % of random weights masked."""
+    path = tmp_path_factory.mktemp("resnet50") / "resnet50.ckpt"
+    write_random_checkpoint(path, "resnet50", 0.98)
+    return path

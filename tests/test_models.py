@@ -22,6 +22,7 @@ def count(network):
         ("resnet20", 10, 272_474),  # He et al. report 0.27 M; with projections in the two widening shortcuts
         ("resnet32", 10, 466_906),  # 0.46 M
         ("resnet56", 10, 855_770),  # 0.85 M
+        ("vgg19", 10, 20_035_018),  # 20.04 M in the pruning literature, with one linear layer
     ],
 )
 def test_parameter_counts(name, classes, parameters):
@@ -35,7 +36,8 @@ def test_width_factor_multiplies_the_weights():
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "classes"), [("resnet20", 8, 10), ("resnet32", 32, 100), ("resnet18", 64, 1000)]
+    ("name", "size", "classes"),
+    [("resnet20", 8, 10), ("resnet32", 32, 100), ("resnet18", 64, 1000), ("vgg19", 32, 100)],
 )
 def test_forward_shape(name, size, classes):
     network = build_model(name, classes, 3).set_train(False)

@@ -1,12 +1,16 @@
 """The programs as a user calls them: train, evaluate, export, and bad input that ends with one line and code 2."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
+from src.data import digits
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = ["--epoch_size", "2", "--batch_size", "128", "--update_interval", "3", "--sparsity", "0.9"]
@@ -83,6 +87,39 @@ def test_export_reloads_to_the_same_logits(trained, tmp_path, options):
     assert (trained[0] / "best.ckpt").read_bytes() == before
 
 
+def test_pack_and_unpack(trained, tmp_path):
+    ckpt = trained[0] / "best.ckpt"
+    done = run(ROOT / "export.py", "--ckpt", ckpt, "--file_format", "PACKED", "--file_name", tmp_path / "net")
+    assert done.returncode == 0, done.stderr
+    assert f"{(tmp_path / 'net.packed').stat().st_size:,}" in done.stdout
+    done = run(ROOT / "export.py", "--unpack", tmp_path / "net.packed", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "net.ckpt").read_bytes() == ckpt.read_bytes()
+
+
+@pytest.mark.parametrize("file_format", ["MINDIR", "ONNX"])
+def test_an_exported_file_classifies_pictures(trained, tmp_path, file_format):
+    options = ["--fold_bn", "--softmax", "--normalize", "--dynamic_batch", "--converter_config"]
+    done = run(
+        ROOT / "export.py", "--ckpt", trained[0] / "best.ckpt", "--file_format", file_format,
+        "--file_name", tmp_path / "net", *options,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    model = tmp_path / f"net.{file_format.lower()}"
+    config = tmp_path / f"{model.name}.converter.cfg"
+    assert f"converter_lite --fmk={file_format} --modelFile={model}" in done.stdout
+    assert f"--configFile={config}" in done.stdout
+    assert "ge.enableCompressWeight=true" in config.read_text()
+    pictures = [tmp_path / "a.png", tmp_path / "b.png"]
+    for picture, image in zip(pictures, digits.arrays("test")[0]):
+        Image.fromarray(image[:, :, 0]).save(picture)
+    done = run(ROOT / "infer.py", "--model", model, *pictures)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [str(picture) for picture in pictures]
+    assert all(re.fullmatch(r"[0-9] \(\d+\.\d %\)", line.rpartition(": ")[2]) for line in lines)
+
+
 def test_dry_run_plans_and_touches_nothing(tmp_path):
     done = run(ROOT / "train.py", "--dry_run", "--output_path", tmp_path / "none")
     assert done.returncode == 0, done.stderr
@@ -113,6 +150,16 @@ BAD_INPUT = [
     (["export.py", "--ckpt", "{run}"], "cannot read the checkpoint: Is a directory"),
     (["export.py", "--ckpt", "{run}/best.ckpt", "--file_name", "{tmp}/no/x"], "the folder {tmp}/no does not exist"),
     (["export.py", "--ckpt", "{run}/best.ckpt", "--file_format", "TFLITE"], "invalid choice: 'TFLITE'"),
+    (["export.py", "--ckpt", "{run}/best.ckpt", "--file_format", "AIR"], "AIR needs MindSpore's Ascend backend"),
+    (["export.py", "--ckpt", "{run}/best.ckpt", "--file_format", "PACKED", "--fold_bn"], "fold_bn: a PACKED file"),
+    (["export.py", "--ckpt", "{run}/best.ckpt", "--values", "fp16"], "values: only for --file_format PACKED"),
+    (["export.py", "--ckpt", "{run}/best.ckpt", "--batch_size", "2", "--dynamic_batch"], "contradicts dynamic_batch"),
+    (["export.py"], "one of the arguments --ckpt --unpack is required"),
+    (["export.py", "--unpack", "{run}/best.ckpt", "--file_name", "{tmp}/x.ckpt"], "not a packed file"),
+    (["export.py", "--unpack", "{run}/best.ckpt"], "is the input file"),
+    (["export.py", "--unpack", "{run}/x.packed", "--file_name", "{run}/best.ckpt"], "best.ckpt exists"),
+    (["infer.py", "--model", "{tmp}/none.mindir", "x.png"], "model: cannot read {tmp}/none.mindir"),
+    (["infer.py", "--model", "{run}/best.ckpt", "x.png"], "neither in .mindir nor in .onnx"),
 ]
 
 

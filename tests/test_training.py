@@ -99,7 +99,16 @@ def test_same_seed_same_weights_other_seed_other_weights(small_run, tmp_path):
     assert not same(runs[0], runs[2])
 
 
-@pytest.mark.parametrize("settings", [{}, {"rank_interval": 3, "nesterov": True}, {"method": "set"}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"rank_interval": 3, "nesterov": True},
+        {"method": "set"},
+        {"amp_level": "O2", "ema_decay": 0.9, "mixup": 0.2},
+    ],
+    ids=str,
+)
 def test_resumed_run_equals_an_uninterrupted_one(settings, small_run, tmp_path):
     whole = Trainer(small_run(**settings, output_path=str(tmp_path / "whole")))
     expected = whole.run()
@@ -131,3 +140,31 @@ def test_a_run_is_not_overwritten_unasked(small_run):
 def test_a_schedule_without_an_update_is_an_input_error(small_run):
     with pytest.raises(InputError, match="no mask update fits"):
         Trainer(small_run(update_interval=1000))
+
+
+def test_average_is_what_is_deployed(small_run):
+    """The checkpoint for deployment holds the averaged weights, at the target sparsity, and was evaluated with them."""
+    trainer = Trainer(small_run(ema_decay=0.9, sparsity=0.9))
+    result = trainer.run()
+    deployed, resumable = read_checkpoint(trainer.folder.last)[0], read_checkpoint(trainer.folder.resume)[0]
+    average = {p.name.partition(".")[2]: p.asnumpy() for p in trainer.average.averages}
+    assert same(deployed, average)
+    assert not same(deployed, weights_of(trainer))
+    assert all(np.array_equal(resumable[f"network.{name}"], value) for name, value in weights_of(trainer).items())
+    counted = sum(np.count_nonzero(weight) for weight in load_trained(trainer.folder.last).weights().values())
+    assert counted == result["nonzeros"] <= round(0.1 * result["weights"])
+
+
+def test_resuming_with_another_recipe_is_an_input_error(small_run):
+    interrupt_after(Trainer(small_run()), epochs=1)
+    with pytest.raises(InputError, match=r"lacks.*average.*another recipe"):
+        Trainer(small_run(ema_decay=0.9, resume_ckpt="auto")).run()
+
+
+def test_pretrained_weights_are_where_training_starts(small_run, tmp_path):
+    first = Trainer(small_run(method="dense", epoch_size=1, output_path=str(tmp_path / "first")))
+    first.run()
+    second = Trainer(small_run(pretrained=str(first.folder.last), seed=7))
+    assert same(weights_of(second), weights_of(first))
+    with pytest.raises(InputError, match="cannot read the weights: No such file"):
+        Trainer(small_run(pretrained=str(tmp_path / "none.ckpt")))

@@ -1,25 +1,92 @@
-"""Data sets by name, batched, through `mindspore.dataset`."""
+"""Data sets by name, batched and sharded, through `mindspore.dataset`.
+
+Each is a module with the names
+
+  NUM_CLASSES, IMAGE_SHAPE (channels, height, width), NUM_SAMPLES (split -> images, as published)
+  class_names(data_path, split)                   names of the classes as found in the folder, or () if it has none
+  dataset(split, data_path, num_workers, shard)   samples (image float32 CHW, label int32) of one Shard
+
+and raises InputError where the folder does not hold the data set.
+"""
 
 import os
 
 from mindspore import dataset as ds
+from mindspore.dataset import transforms, vision
 
-from . import digits
+from src.errors import InputError
 
-DATASETS = {"digits": digits}
+from . import cifar10, cifar100, digits, imagenet
+from .sharding import Shard
+
+DATASETS = {"digits": digits, "cifar10": cifar10, "cifar100": cifar100, "imagenet": imagenet}
 
 
-def build_dataset(name, split, batch_size, seed, num_workers=1):
+def build_dataset(
+    name, split, batch_size, seed, num_workers=1, data_path="", num_shards=1, shard_id=0, mixup=0.0, classes=()
+):
     """Batches (image, label) of one split; incomplete batches are left out of training, kept in evaluation.
 
-    The order and the augmentation follow `seed` alone. Raises ValueError if training has not one full batch.
+    batch_size: images per batch of this shard; num_shards, shard_id: the part of this worker, see `Shard`: all
+    workers together see in a step the images that a single process would, and in evaluation each image once; mixup:
+    alpha of mixup (Zhang et al., 2018), 0 for none; with it the labels are class probabilities (batch, classes);
+    classes: names of the network's classes, compared with the data's where both are known.
+
+    The order and the augmentation follow `seed` alone (and num_workers); the order is that of a single process, the
+    augmentation each worker's own. Raises ValueError if training has not one full batch, InputError if the data is
+    not what the name says.
     """
     ds.config.set_seed(seed)
     # Skipping to a step then replays the random operations before it, so a resumed run sees the same samples.
     ds.config.set_fast_recovery(False)
     workers = max(1, min(num_workers, os.cpu_count() or 1))
-    data = DATASETS[name].dataset(split, workers)
-    samples = data.get_dataset_size()
-    if split == "train" and samples < batch_size:
+    _check_classes(name, split, data_path, classes)
+    data = DATASETS[name].dataset(split, data_path, workers, Shard(num_shards, shard_id))
+    # The sampler has taken the seed by now; all other random operations read it when iteration starts.
+    ds.config.set_seed((seed + 1_000_003 * shard_id) % 2**32)
+    if split == "train":
+        check_batch(name, data.get_dataset_size() * num_shards, batch_size * num_shards)
+    if mixup:
+        data = data.map(transforms.OneHot(DATASETS[name].NUM_CLASSES), "label", num_parallel_workers=workers)
+    data = data.batch(batch_size, drop_remainder=split == "train", num_parallel_workers=workers)
+    return data.map(vision.MixUpBatch(mixup), ["image", "label"], num_parallel_workers=workers) if mixup else data
+
+
+def published_steps(name, batch_size):
+    """Training steps per epoch by the data set's published size, for plans made without the data."""
+    samples = DATASETS[name].NUM_SAMPLES["train"]
+    check_batch(name, samples, batch_size)
+    return samples // batch_size
+
+
+def check_batch(name, samples, batch_size):
+    """Raises ValueError if a batch does not fit into the training images."""
+    if samples < batch_size:
         raise ValueError(f"batch_size {batch_size} is larger than the {samples} training images of {name}")
-    return data.batch(batch_size, drop_remainder=split == "train", num_parallel_workers=workers)
+
+
+def batches(iterator):
+    """One epoch of a dataset iterator. A file that cannot be read is an InputError that names it."""
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            raise InputError(f"data_path: {_pipeline_message(str(error))}") from None
+        yield batch
+
+
+def _pipeline_message(text):
+    """The one line of a `mindspore.dataset` error that says what happened."""
+    lines = [line.partition("[ERROR]")[2].strip() for line in text.splitlines() if "[ERROR]" in line]
+    return lines[0] if lines else text.strip().partition("\n")[0]
+
+
+def _check_classes(name, split, data_path, classes):
+    found = DATASETS[name].class_names(data_path, split)
+    for index, (known, here) in enumerate(zip(classes, found)):
+        if known != here:
+            raise InputError(
+                f"data_path: {data_path}: class {index} is {here} here, but {known} in the network's training data"
+            )

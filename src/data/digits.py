@@ -7,7 +7,9 @@ from sklearn.model_selection import train_test_split
 
 NUM_CLASSES = 10
 IMAGE_SHAPE = (1, 8, 8)
-_MEAN, _STD = 78.0, 96.0  # of the grey values, 0..255
+NUM_SAMPLES = {"train": 1437, "test": 360}
+CLASS_NAMES = tuple("0123456789")
+MEAN, STD = (78.0,), (96.0,)  # per channel, of the grey values 0..255
 
 
 def arrays(split):
@@ -20,19 +22,21 @@ def arrays(split):
     return (train_images, train_labels) if split == "train" else (test_images, test_labels)
 
 
-def dataset(split, num_workers, num_shards=1, shard_id=0):
-    """Samples (image, label) of one split as float32 CHW; the training split shuffled, shifted by up to one pixel."""
+def class_names(data_path, split):
+    """The classes are the digits."""
+    return ()
+
+
+def dataset(split, data_path, num_workers, shard):
+    """Samples (image, label) of one split as float32 CHW; training images are shifted by up to one pixel.
+
+    data_path is not used: the data comes with scikit-learn.
+    """
     images, labels = arrays(split)
-    train = split == "train"
+    augment = [vision.RandomCrop(8, padding=1)] if split == "train" else []
     data = NumpySlicesDataset(
-        (images, labels),
-        ["image", "label"],
-        shuffle=train,
-        num_parallel_workers=1,
-        num_shards=num_shards if num_shards > 1 else None,
-        shard_id=shard_id if num_shards > 1 else None,
+        (images, labels), ["image", "label"], sampler=shard.sampler(split, len(labels)), num_parallel_workers=1
     )
-    augment = [vision.RandomCrop(8, padding=1)] if train else []
     return data.map(
-        [*augment, vision.Normalize([_MEAN], [_STD]), vision.HWC2CHW()], "image", num_parallel_workers=num_workers
+        [*augment, vision.Normalize(list(MEAN), list(STD)), vision.HWC2CHW()], "image", num_parallel_workers=num_workers
     )

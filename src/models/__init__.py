@@ -3,6 +3,7 @@
 from functools import partial
 
 from .resnet import cifar_resnet, imagenet_resnet
+from .vgg import VGG
 
 MODELS = {
     "resnet20": partial(cifar_resnet, 20),
@@ -12,6 +13,7 @@ MODELS = {
     "resnet34": partial(imagenet_resnet, 34),
     "resnet50": partial(imagenet_resnet, 50),
     "resnet101": partial(imagenet_resnet, 101),
+    "vgg19": VGG,
 }
 WITH_WIDTH_FACTOR = ("resnet20", "resnet32", "resnet56")
 

@@ -83,9 +83,10 @@ class ResNet(nn.Cell):
         self.conv1 = convolution(in_channels, widths[0], 3) if stem == "cifar" else convolution(in_channels, 64, 7, 2)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.relu = nn.ReLU()
-        # Padding by hand: MaxPool2d's own "pad" mode does not convert to ONNX. After a ReLU, zero is a safe pad value.
+        # Padding by hand: MaxPool2d's own "pad" mode does not convert to ONNX, nor does ConstantPad2d; Pad does.
+        # After a ReLU, zero is a safe pad value.
         self.max_pool = (
-            nn.SequentialCell(nn.ConstantPad2d(1, 0.0), nn.MaxPool2d(3, 2, "valid"))
+            nn.SequentialCell(nn.Pad(((0, 0), (0, 0), (1, 1), (1, 1))), nn.MaxPool2d(3, 2, "valid"))
             if stem == "imagenet"
             else nn.Identity()
         )

@@ -1,0 +1,85 @@
+"""Images per second of the input pipelines beside the training step's: python benchmark/input_speed.py
+
+Each pipeline runs alone, then the training step of its network alone, on one batch again and again. Where the input
+is the slower of the two, training waits for it. Without --data_path the images are random ones in the real format.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import src  # noqa: E402,F401,I001  sets the environment before mindspore loads
+from tabulate import tabulate  # noqa: E402
+
+from benchmark.random_data import write_cifar10, write_cifar100, write_imagenet  # noqa: E402
+from src.command_line import Parser, positive  # noqa: E402
+from src.config import read_yaml, resolve  # noqa: E402
+from src.device import select_device  # noqa: E402
+from src.errors import run_program  # noqa: E402
+from src.trainer import Trainer  # noqa: E402
+
+RECIPES = {"digits": "resnet20_digits", "cifar10": "cifar10", "cifar100": "cifar100", "imagenet": "imagenet"}
+WRITERS = {
+    "cifar10": lambda folder: write_cifar10(folder, 5000, 10),
+    "cifar100": lambda folder: write_cifar100(folder, 5000, 10),
+    "imagenet": lambda folder: write_imagenet(folder, 500, 1),
+}
+
+
+def main():
+    """Measure the recipes on the command line."""
+    parser = Parser("Images per second of the input pipelines, and of the training step.")
+    parser.add_argument("--dataset", choices=tuple(RECIPES), help="measure this one (default: all, on random images)")
+    parser.add_argument("--data_path", help="folder of the data set, instead of random images")
+    parser.add_argument("--batch_size", type=positive, default=64)
+    parser.add_argument("--num_workers", type=positive, default=os.cpu_count(), help="threads of the input pipeline")
+    parser.add_argument("--seconds", type=positive, default=5, help="to measure each for, after the first batch")
+    parser.add_argument("--device_target", default="auto", choices=("auto", "CPU", "GPU", "Ascend"))
+    arguments = parser.parse_args()
+    device = select_device(arguments.device_target)
+    rows = [measure(name, arguments) for name in ([arguments.dataset] if arguments.dataset else RECIPES)]
+    print(f"{device}, {os.cpu_count()} cores, {arguments.num_workers} input threads, batch {arguments.batch_size}")
+    print(tabulate(rows, ["data set", "network", "input images/s", "step images/s", "input / step"]))
+
+
+def measure(dataset, arguments):
+    """A row of the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        data_path = arguments.data_path
+        if data_path is None and dataset in WRITERS:
+            data_path = WRITERS[dataset](Path(folder) / dataset)
+        config = resolve(
+            read_yaml(ROOT / "config" / f"{RECIPES[dataset]}.yaml"),
+            {
+                "method": "dense",
+                "data_path": str(data_path or ""),
+                "batch_size": arguments.batch_size,
+                "num_workers": arguments.num_workers,
+            },
+        )
+        trainer = Trainer(config)
+        iterator = trainer.train_data.create_tuple_iterator(num_epochs=10**6)
+        batch = next(iterator)
+        given = rate(lambda: next(iterator, None) or next(iterator), arguments)
+        iterator = None  # stops its threads
+        trained = rate(lambda: float(trainer.step(*batch)), arguments)
+    return [dataset, config.model, f"{given:,.0f}", f"{trained:,.0f}", f"{given / trained:.1f}"]
+
+
+def rate(function, arguments):
+    """Images per second of a function that handles one batch per call."""
+    function()
+    start, calls = time.perf_counter(), 0
+    while time.perf_counter() - start < arguments.seconds:
+        function()
+        calls += 1
+    return calls * arguments.batch_size / (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,126 @@
+#!/usr/bin/env bash
+# Train on several devices: all Ascend cards, or GPUs, or two CPU workers. Without arguments: the default recipe on the
+# embedded digits. Shows worker 0 as it goes, waits for the end, and fails if any worker does.
+# usage: bash scripts/run_distribute_train.sh [CONFIG_PATH] [DATA_PATH] [DEVICE_NUM] [--key value ...]
+# DEVICE_NUM counts the devices of this host. Several hosts: start it on each, with MASTER_ADDR and MASTER_PORT (of host
+# 0), NODE_NUM (how many hosts) and NODE_RANK (which one this is, from 0) in the environment. See docs/distributed.md.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+bash "$root/scripts/setup.sh"
+PATH="$root/.venv/bin:$PATH"
+# shellcheck source=scripts/device.sh
+. "$root/scripts/device.sh"
+
+fail() {
+    echo "error: $1" >&2
+    exit 2
+}
+
+options=()
+for key in config_path data_path; do
+    if [ $# -gt 0 ] && [ "${1#--}" = "$1" ]; then
+        [ -z "$1" ] || options+=("--$key" "$1") # "" leaves the default, to give what comes behind it
+        shift
+    fi
+done
+device_num=
+if [ $# -gt 0 ] && [ "${1#--}" = "$1" ]; then
+    [[ $1 =~ ^[1-9][0-9]*$ ]] || fail "DEVICE_NUM: $1 is not a number of devices"
+    device_num=$1
+    shift
+fi
+options+=("$@")
+
+wanted=auto
+for ((i = 0; i < ${#options[@]}; i++)); do
+    case ${options[i]} in
+    --device_target) wanted=${options[i + 1]:-} ;;
+    --device_target=*) wanted=${options[i]#*=} ;;
+    esac
+done
+find_devices python "$wanted"
+device_num=${device_num:-$device_count}
+if [ "$device_target" != CPU ] && [ "$device_num" -gt "$device_count" ]; then
+    fail "DEVICE_NUM: $device_num asked for, but this host has $device_count $device_target devices"
+fi
+options+=(--device_target "$device_target")
+
+nodes=${NODE_NUM:-1} node_rank=${NODE_RANK:-0}
+[[ $nodes =~ ^[1-9][0-9]*$ ]] || fail "NODE_NUM: $nodes is not a number of hosts"
+[[ $node_rank =~ ^[0-9]+$ && $node_rank -lt $nodes ]] || fail "NODE_RANK: $node_rank is not in 0..$((nodes - 1))"
+if [ "$nodes" -gt 1 ] && { [ -z "${MASTER_ADDR:-}" ] || [ -z "${MASTER_PORT:-}" ]; }; then
+    fail "MASTER_ADDR, MASTER_PORT: with NODE_NUM=$nodes every host must be told the address and a free port of host 0"
+fi
+workers=$((device_num * nodes))
+
+output=$(python "$root/scripts/job.py" "$workers" "${options[@]}")
+if [ -z "$output" ]; then
+    exec python "$root/train.py" "${options[@]}" # a dry run
+fi
+logs=$output/logs
+mkdir -p "$logs" || fail "output_path: cannot make the folder $logs"
+
+# A port of our own: process ids differ between jobs that run at once, and ports in use are passed over.
+free_port() {
+    local port=$((20000 + $$ % 10000))
+    while (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do
+        port=$((20000 + (port + 1) % 10000))
+    done
+    echo $port
+}
+address=${MASTER_ADDR:-127.0.0.1} port=${MASTER_PORT:-$(free_port)}
+
+# Workers look for the scheduler every one or two seconds instead of three to five.
+export MS_RETRY_INTERVAL_LOWER=${MS_RETRY_INTERVAL_LOWER:-1} MS_RETRY_INTERVAL_UPPER=${MS_RETRY_INTERVAL_UPPER:-2}
+export PYTHONUNBUFFERED=1
+if [ "$device_target" = CPU ]; then
+    cores=$(($(nproc) / device_num))
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > 0 ? cores : 1))}
+fi
+
+own=()
+for ((i = 0; i < device_num; i++)); do
+    own+=("$logs/worker_$((node_rank * device_num + i)).log")
+done
+launcher=$logs/launcher_$node_rank.log
+rm -f "${own[@]}"
+if [ "$node_rank" = 0 ]; then
+    rm -f "$logs/scheduler.log"
+    echo "$workers workers on $device_target, logs in $logs" >&2
+fi
+
+# msrun tails no log itself (there is no worker of that number): it would cut off the last lines.
+msrun --worker_num="$workers" --local_worker_num="$device_num" --node_rank="$node_rank" \
+    --master_addr="$address" --master_port="$port" --join=True --log_dir="$logs" --tail_worker_log="$workers" \
+    "$root/train.py" "${options[@]}" >"$launcher" 2>&1 &
+msrun=$!
+trap 'kill -INT $msrun 2>/dev/null; wait $msrun; exit 130' INT TERM
+if [ "$node_rank" = 0 ]; then
+    tail --pid=$msrun -n +1 -F "${own[0]}" 2>/dev/null | grep --line-buffered -v '^\[INFO\] DISTRIBUTED' &
+    tail=$!
+fi
+status=0
+wait $msrun || status=$?
+[ -z "${tail:-}" ] || wait "$tail" || true
+if [ $status = 0 ]; then
+    exit 0
+fi
+
+# Name the worker that failed first, and show its last words. The scheduler ends the others when one falls silent.
+{
+    lost=$(sed -n 's/.*The node: \([0-9]*\) is timed out.*/\1/p' "$logs/scheduler.log" 2>/dev/null | head -n 1) || true
+    read -r process code < <(sed -n \
+        's/.*Worker process \([0-9]*\) exit with exception\. Error code: \(-\{0,1\}[0-9]*\)\..*/\1 \2/p' "$launcher") || true
+    failed=$(grep -l -s "^worker [0-9]* of $workers, process ${process:-none}$" "${own[@]}" | head -n 1) || true
+    if [ "${code:-}" = -15 ] && [ -n "$lost" ]; then
+        echo "error: worker $lost of $workers does not answer any more; its host or the network failed"
+    elif [ -n "$failed" ]; then
+        name=${failed##*/worker_}
+        echo "error: worker ${name%.log} of $workers failed with exit code $code; the last lines of $failed:"
+        tail -n 15 "$failed"
+    else
+        echo "error: the job failed, but no worker of this host; the last lines of $launcher:"
+        tail -n 15 "$launcher"
+    fi
+} >&2
+exit $((${code:-1} > 0 ? ${code:-1} : 1))

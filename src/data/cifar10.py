@@ -1,0 +1,21 @@
+"""CIFAR-10 (Krizhevsky, 2009) in its binary version: data_batch_1.bin to data_batch_5.bin and test_batch.bin."""
+
+from . import cifar
+
+NUM_CLASSES = 10
+IMAGE_SHAPE = cifar.IMAGE_SHAPE
+NUM_SAMPLES = cifar.NUM_SAMPLES
+FOLDER = "cifar-10-batches-bin"
+FILES = {"train": [f"data_batch_{number}.bin" for number in range(1, 6)], "test": ["test_batch.bin"]}
+_MEAN, _STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+def class_names(data_path, split):
+    """The order of the classes is part of the format."""
+    return ()
+
+
+def dataset(split, data_path, num_workers, shard):
+    """Samples (image, label) of one split; see `cifar.pipeline`. Raises InputError."""
+    images, labels = cifar.read_binary(data_path, FOLDER, FILES[split], 1, NUM_CLASSES)
+    return cifar.pipeline(images, labels, split, _MEAN, _STD, num_workers, shard)

@@ -1,0 +1,131 @@
+"""The network as it is deployed: what it takes, what it gives, and how it says so in the file."""
+
+import json
+from typing import NamedTuple, Optional
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from src.data import DATASETS
+from src.pruning.pruner import prunable_layers
+
+from .fold import fold_batch_norms
+from .report import ROUNDING_TOLERANCE, TOLERANCE, check_outputs
+
+
+class Interface(NamedTuple):
+    """What a program needs to feed the network and to read its answer; it travels inside MINDIR and ONNX files.
+
+    image_shape: (channels, height, width); batch_size: images per call, None for any number; mean, std: per channel,
+    of grey values 0..255; normalized: the network takes grey values and normalises them itself; softmax: it returns
+    probabilities instead of logits; crop: share of the resized image's shorter side that the network sees.
+    """
+
+    image_shape: tuple
+    batch_size: Optional[int]
+    mean: tuple
+    std: tuple
+    normalized: bool
+    softmax: bool
+    crop: float
+    classes: tuple
+
+    def to_metadata(self):
+        """Text by key, for the metadata of a file: every value in JSON."""
+        return {f"rpg.{key}": json.dumps(value) for key, value in self._asdict().items()}
+
+    @classmethod
+    def from_metadata(cls, metadata):
+        """The inverse; raises KeyError or ValueError on metadata that `to_metadata` did not make."""
+        values = {key: json.loads(metadata[f"rpg.{key}"]) for key in cls._fields}
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+    def random_images(self, count=2, seed=0):
+        """Images such as the network takes, float32 (n, channels, height, width); n is `count` if the batch is free."""
+        random = np.random.default_rng(seed)
+        shape = (self.batch_size or count, *self.image_shape)
+        images = random.uniform(0, 255, shape) if self.normalized else random.standard_normal(shape)
+        return images.astype(np.float32)
+
+    def signature(self):
+        """The input that ms.export wants: a tensor, its first dimension open for a free batch."""
+        if self.batch_size:
+            return Tensor(self.random_images())
+        return Tensor(shape=[None, *self.image_shape], dtype=ms.float32)
+
+
+def describe_interface(trained, batch_size=1, normalize=False, softmax=False):
+    """The Interface of a trained network; mean, std and the classes' names are those of its data set."""
+    data = DATASETS[trained.config.dataset]
+    count = prunable_layers(trained.network)[-1][1].weight.shape[0]
+    return Interface(
+        image_shape=tuple(trained.image_shape),
+        batch_size=batch_size,
+        mean=tuple(data.MEAN),
+        std=tuple(data.STD),
+        normalized=normalize,
+        softmax=softmax,
+        crop=getattr(data, "CROP", 1.0),
+        # A network with other outputs than its data set has classes can only be numbered.
+        classes=tuple(data.CLASS_NAMES) if count == data.NUM_CLASSES else tuple(map(str, range(count))),
+    )
+
+
+class DeployedNetwork(nn.Cell):
+    """A network with normalisation before it and softmax behind it, as its Interface says.
+
+    The parameters keep the names they have in the network.
+    """
+
+    def __init__(self, network, interface):
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.normalized = interface.normalized
+        self.softmax = interface.softmax
+        self.mean = Tensor(np.float32(interface.mean).reshape(1, -1, 1, 1))
+        self.scale = Tensor((1 / np.float32(interface.std)).reshape(1, -1, 1, 1))
+        self.set_train(False)
+
+    def construct(self, images):
+        if self.normalized:
+            images = (images - self.mean) * self.scale
+        outputs = self.network(images)
+        if self.softmax:
+            outputs = ops.softmax(outputs, -1)
+        return outputs
+
+
+class Deployment(NamedTuple):
+    """A network ready for export, with what its file will be compared with.
+
+    network: a DeployedNetwork that has not been exported; weights: prunable weights by name; images, outputs: an input
+    and what the trained network makes of it, before any folding; tolerance: how far outputs on the same kernels may be
+    from that.
+    """
+
+    network: DeployedNetwork
+    interface: Interface
+    weights: dict
+    images: np.ndarray
+    outputs: np.ndarray
+    tolerance: float
+
+
+def prepare(trained, interface, fold_bn=False):
+    """The Deployment of a trained network, which it takes over: with `fold_bn` the network itself is changed.
+
+    Raises RuntimeError if folding changes the outputs or loses zeros.
+    """
+    network = DeployedNetwork(trained.network, interface)
+    images = interface.random_images()
+    outputs = network(Tensor(images)).asnumpy()
+    if fold_bn:
+        before = trained.weights()
+        fold_batch_norms(trained.network, Tensor(interface._replace(normalized=False).random_images()))
+        check_outputs("fold_bn", outputs, network(Tensor(images)).asnumpy(), ROUNDING_TOLERANCE)
+        for name, weight in trained.weights().items():
+            if weight[before[name] == 0].any():
+                raise RuntimeError(f"fold_bn: {name} lost zeros")
+    tolerance = ROUNDING_TOLERANCE if fold_bn else TOLERANCE
+    return Deployment(network, interface, trained.weights(), images, outputs, tolerance)

@@ -1,0 +1,85 @@
+"""From a checkpoint to a file of one of the formats, checked, and back."""
+
+import tempfile
+from pathlib import Path
+
+from mindspore import Tensor
+
+from src.checkpoint import read_checkpoint, write_checkpoint
+from src.errors import InputError
+from src.pruning.pruner import prunable_weights
+from src.trained import load_trained
+
+from .deployed import describe_interface, prepare
+from .files import new_file
+from .mindir import export_air, export_mindir
+from .packed import pack, unpack
+from .report import Exported, count_zeros, largest_deviation
+
+SUFFIXES = {"MINDIR": ".mindir", "ONNX": ".onnx", "AIR": ".air", "PACKED": ".packed"}
+
+
+def output_path(source, name, suffix):
+    """Where to write: `name` with `suffix` if it has not got it, or `source` with `suffix`. Raises InputError."""
+    path = Path(name) if name else Path(source).with_suffix(suffix)
+    if path.suffix != suffix:
+        path = path.with_name(path.name + suffix)
+    if not path.parent.is_dir():
+        raise InputError(f"file_name: the folder {path.parent} does not exist")
+    if path.is_dir() or path.resolve() == Path(source).resolve():
+        raise InputError(
+            f"file_name: {path} is {'a folder' if path.is_dir() else 'the input file'}; choose another name"
+        )
+    return path
+
+
+def export_graph(ckpt, file_format, path, interface, fold_bn=False):
+    """Write a MINDIR, ONNX or AIR file of a checkpoint; returns an Exported. Raises InputError or RuntimeError."""
+    if file_format == "ONNX":
+        try:
+            from .onnx import export_onnx as export
+        except ImportError as error:
+            raise InputError(f"file_format: ONNX needs {error.name}; run: pip install onnx onnxruntime") from None
+    else:
+        export = {"MINDIR": export_mindir, "AIR": export_air}[file_format]
+    return export(prepare(load_trained(ckpt), interface, fold_bn), path)
+
+
+def export_packed(ckpt, path, values="fp32"):
+    """Write a PACKED file of a checkpoint, unpack it and compare; returns an Exported.
+
+    Raises InputError, or RuntimeError if the unpacked checkpoint differs (with fp32, in a single bit of a tensor).
+    """
+    trained = load_trained(ckpt)
+    tensors, description = read_checkpoint(ckpt)
+    images = Tensor(describe_interface(trained, batch_size=2).random_images())
+    expected = trained.network(images).asnumpy()
+    with new_file(path) as written, tempfile.TemporaryDirectory() as folder:
+        written.write_bytes(pack(tensors, description, values))
+        unpacked, unpacked_description = unpack(written)
+        if values == "fp32":
+            same = unpacked_description == description and list(unpacked) == list(tensors)
+            if not (same and all(unpacked[name].tobytes() == tensor.tobytes() for name, tensor in tensors.items())):
+                raise RuntimeError(f"{path}: unpacks to something else; the file is not usable")
+        restored = Path(folder) / "restored.ckpt"
+        write_checkpoint(restored, unpacked, unpacked_description)
+        deviation = largest_deviation(expected, load_trained(restored).network(images).asnumpy())
+        names = [weight.name for weight in prunable_weights(trained.network)]
+        zeros, count = count_zeros(path, unpacked, {name: unpacked[name] for name in names})
+        size = written.stat().st_size
+    return Exported(path, size, deviation, zeros, count)
+
+
+def unpack_checkpoint(packed, path):
+    """Write the checkpoint that a PACKED file holds; an existing file is never replaced. Raises InputError."""
+    if path.exists():
+        raise InputError(f"file_name: {path} exists; move it away or choose another name")
+    tensors, description = unpack(packed)
+    write_checkpoint(path, tensors, description)
+
+
+def describe_checkpoint(ckpt, trained):
+    """The row of the report that the others are compared with."""
+    weights = trained.weights()
+    zeros, count = count_zeros(ckpt, weights, weights)
+    return Exported(ckpt, Path(ckpt).stat().st_size, 0.0, zeros, count)

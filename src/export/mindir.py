@@ -1,0 +1,79 @@
+"""MINDIR and AIR: MindSpore's own formats."""
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+from mindspore.train.mind_ir_pb2 import ModelProto
+
+from src.errors import InputError
+
+from .files import new_file
+from .report import Exported, check_outputs, count_zeros
+
+
+def export_mindir(deployment, path):
+    """Write a MINDIR of a Deployment with its Interface inside, reload it through GraphCell and compare.
+
+    Returns an Exported. Raises RuntimeError if the reloaded file does not give the same outputs or has other zeros.
+    """
+
+    def add_metadata(model):
+        for key, value in deployment.interface.to_metadata().items():
+            model.user_info[key] = value
+
+    with new_file(path) as written:
+        ms.export(
+            deployment.network,
+            deployment.interface.signature(),
+            file_name=str(written.with_suffix("")),
+            file_format="MINDIR",
+            custom_func=add_metadata,
+        )
+        written.with_suffix(".mindir").replace(written)
+        reloaded = nn.GraphCell(ms.load(str(written)))
+        outputs = reloaded(Tensor(deployment.images)).asnumpy()
+        deviation = check_outputs(path, deployment.outputs, outputs, deployment.tolerance)
+        zeros, count = count_zeros(path, _stored(written), deployment.weights)
+        size = written.stat().st_size
+    return Exported(path, size, deviation, zeros, count)
+
+
+def read_metadata(path):
+    """The metadata of a MINDIR file, text by key."""
+    return dict(_model(path).user_info)
+
+
+def export_air(deployment, path):
+    """Write an AIR file, which only an Ascend backend can do; it cannot be reloaded for a comparison.
+
+    Raises InputError where there is no Ascend backend, or the batch is not fixed.
+    """
+    if not ms.hal.is_available("Ascend"):
+        raise InputError(
+            "file_format: AIR needs MindSpore's Ascend backend, which is not present here; "
+            "export a MINDIR and convert it on the Ascend host (docs/edge.md)"
+        )
+    if deployment.interface.batch_size is None:
+        raise InputError("dynamic_batch: AIR takes a fixed batch; give --batch_size")
+    with new_file(path) as written:
+        signature = deployment.interface.signature()
+        ms.export(deployment.network, signature, file_name=str(written.with_suffix("")), file_format="AIR")
+        written.with_suffix(".air").replace(written)
+        size = written.stat().st_size
+    return Exported(path, size, None, None, None)
+
+
+def _model(path):
+    model = ModelProto()
+    model.ParseFromString(path.read_bytes())
+    return model
+
+
+def _stored(path):
+    """Float32 arrays of a MINDIR file, by the parameter's name (the file puts the graph's name before it)."""
+    arrays = {}
+    for parameter in _model(path).graph.parameter:
+        if len(parameter.raw_data) == 4 * np.prod(parameter.dims):
+            array = np.frombuffer(parameter.raw_data, np.float32).reshape(tuple(parameter.dims))
+            arrays[parameter.name.rpartition(":")[2]] = array
+    return arrays

@@ -1,0 +1,48 @@
+"""ONNX, written by MindSpore's exporter and checked with onnxruntime."""
+
+import mindspore as ms
+import onnx
+import onnxruntime
+
+from .files import new_file
+from .report import ROUNDING_TOLERANCE, Exported, check_outputs, count_zeros
+
+
+def export_onnx(deployment, path):
+    """Write an ONNX file of a Deployment with its Interface inside, run it with onnxruntime and compare.
+
+    MindSpore converts a Cell to ONNX only once. Returns an Exported.
+    Raises RuntimeError if the written file does not give the same outputs or has other zeros.
+    """
+    interface = deployment.interface
+    with new_file(path) as written:
+        raw = written.with_name("raw.onnx")
+        ms.onnx.export(deployment.network, interface.signature(), file_name=str(raw), input_names=["images"])
+        model = onnx.load(str(raw))
+        if interface.batch_size is None:
+            _name_batch(model)
+        onnx.helper.set_model_props(model, interface.to_metadata())
+        onnx.checker.check_model(model, full_check=True)
+        onnx.save(model, str(written))
+        session = open_onnx(written)
+        outputs = session.run(None, {session.get_inputs()[0].name: deployment.images})[0]
+        deviation = check_outputs(path, deployment.outputs, outputs, ROUNDING_TOLERANCE)
+        stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        zeros, count = count_zeros(path, stored, deployment.weights)
+        size = written.stat().st_size
+    return Exported(path, size, deviation, zeros, count)
+
+
+def open_onnx(path):
+    """An onnxruntime session on the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # its warnings about the exporter's shape hints say nothing about the result
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _name_batch(model):
+    """MindSpore writes a free dimension as -1, which ONNX does not know; ONNX gives it a name."""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_value < 0:
+                dimension.dim_param = "batch"

@@ -1,0 +1,267 @@
+"""PACKED: a checkpoint in about as many bytes as there is information in it, for sending over the air.
+
+docs/packed_format.md describes every byte. In short: all weights of two and more dimensions form one long vector; the
+gaps between its non-zeros, the bytes of their values sorted by significance, and everything else go through LZMA, an
+adaptive range coder that every platform has.
+"""
+
+import hashlib
+import json
+import lzma
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from src.errors import InputError
+
+MAGIC = b"RPGPACK\x01"  # the last byte is the version of the format
+VALUES = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2")}
+
+_DIGEST = 32  # bytes of the SHA-256 at the end, of everything before it
+_DTYPES = ("float32", "float16", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
+_FRAME = struct.Struct("<II")  # length of a section after and before decoding; equal: stored as it is
+# Plain order-0 coding of bytes: no literal context, no position bits, a window that any device can hold.
+_LZMA = [{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 16, "lc": 0, "lp": 0, "pb": 0, "nice_len": 273}]
+_LARGEST_HEADER = 1 << 24
+_LARGEST_CHECKPOINT = 1 << 31  # a checkpoint is one protobuf message, which cannot be larger
+_LARGEST_EXPANSION = 10_000  # times; a checkpoint of zeros only still packs less than that
+
+
+def pack(tensors, description, values="fp32"):
+    """The bytes of a PACKED file for what `read_checkpoint` returned.
+
+    values: fp32 keeps every bit; fp16 rounds the weights of two and more dimensions, never biases and BatchNorm.
+    Raises InputError for a tensor the format cannot hold.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype.name not in _DTYPES:
+            raise InputError(f"{name}: PACKED holds no tensors of type {tensor.dtype.name}; use {', '.join(_DTYPES)}")
+    weights, words, others = _sort(tensors)
+    bits = _concatenate(weights, np.uint32)
+    positions = np.flatnonzero(bits)  # of bits: a negative zero is a value
+    gaps = encode_gaps(positions)
+    header = {
+        "values": values,
+        "nonzeros": int(positions.size),
+        "gaps": len(gaps),
+        "tensors": [[name, tensor.dtype.name, list(tensor.shape)] for name, tensor in tensors.items()],
+        "description": description,
+    }
+    sections = [
+        json.dumps(header).encode(),
+        gaps,
+        *_planes(_round(bits[positions], values)),
+        *_planes(_concatenate(words, np.uint32)),
+        b"".join(_little(tensor).tobytes() for tensor in others),
+    ]
+    content = MAGIC + b"".join(_encode_section(section) for section in sections)
+    return content + hashlib.sha256(content).digest()
+
+
+def unpack(path):
+    """Tensors and description of a PACKED file, to be written by `write_checkpoint`.
+
+    With values fp32 they equal the packed ones bit for bit. Raises InputError for anything but an intact file.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the packed file: {error.strerror}") from None
+    if content[: len(MAGIC) - 1] != MAGIC[:-1]:
+        raise InputError(f"{path}: not a packed file")
+    if hashlib.sha256(content[:-_DIGEST]).digest() != content[-_DIGEST:]:
+        raise InputError(f"{path}: the file is damaged or truncated (its checksum does not match); use another copy")
+    if content[len(MAGIC) - 1] != MAGIC[-1]:
+        raise InputError(f"{path}: format version {content[len(MAGIC) - 1]}, not {MAGIC[-1]}; use the program it is of")
+    try:
+        return _decode(content[len(MAGIC) : -_DIGEST], limit=_LARGEST_EXPANSION * len(content))
+    except (ValueError, KeyError, TypeError, struct.error, lzma.LZMAError, RecursionError) as error:
+        raise InputError(f"{path}: not a valid packed file: {error or type(error).__name__}") from None
+
+
+def encode_gaps(positions):
+    """Increasing positions as bytes: per position, 255 for every 255 zeros before it, then how many more (0..254)."""
+    gaps = np.diff(positions, prepend=-1) - 1
+    whole = gaps // 255
+    encoded = np.full(int(whole.sum()) + gaps.size, 255, np.uint8)
+    encoded[np.cumsum(whole + 1) - 1] = gaps % 255
+    return encoded.tobytes()
+
+
+def decode_gaps(gaps, count, size):
+    """The inverse: `count` increasing positions below `size`. Raises ValueError if the bytes do not say so."""
+    steps = np.frombuffer(gaps, np.uint8)
+    last = steps != 255
+    if np.count_nonzero(last) != count or (steps.size and not last[-1]):
+        raise ValueError("the masks do not hold the declared number of weights")
+    positions = np.cumsum(steps + last.astype(np.int64))[last] - 1
+    if count and positions[-1] >= size:
+        raise ValueError("a mask is larger than its weights")
+    return positions
+
+
+def size_bound(tensors, values="fp32"):
+    """Bytes needed if each layer's mask is random at its density, values are incompressible and the rest is stored.
+
+    The sum over weights of n H(density) + nonzeros * 32 (or 16) bits, plus all other tensors. Returns
+    (bytes of the masks, bytes of all).
+    """
+    weights, words, others = _sort(tensors)
+    mask_bits = 0.0
+    nonzeros = 0
+    for weight in weights:
+        kept = np.count_nonzero(weight.view(np.uint32))
+        nonzeros += kept
+        density = kept / max(weight.size, 1)
+        if 0 < density < 1:
+            mask_bits -= weight.size * (density * np.log2(density) + (1 - density) * np.log2(1 - density))
+    rest = sum(tensor.nbytes for tensor in (*words, *others))
+    return mask_bits / 8, mask_bits / 8 + nonzeros * VALUES[values].itemsize + rest
+
+
+def mask_bytes(tensors):
+    """Bytes that the masks take in a PACKED file."""
+    weights, _, _ = _sort(tensors)
+    return len(_encode_section(encode_gaps(np.flatnonzero(_concatenate(weights, np.uint32)))))
+
+
+def _decode(body, limit):
+    sections = _Sections(body)
+    header = json.loads(sections.read(most=_LARGEST_HEADER))
+    tensors = [(name, np.dtype(_known(dtype)), _checked_shape(shape)) for name, dtype, shape in header["tensors"]]
+    if len({name for name, _, _ in tensors}) != len(tensors) or not all(
+        isinstance(name, str) for name, _, _ in tensors
+    ):
+        raise ValueError("the tensors' names are not distinct")
+    if sum(_bytes(dtype, shape) for _, dtype, shape in tensors) > min(limit, _LARGEST_CHECKPOINT):
+        raise ValueError("the declared tensors are too large for this file")
+    arrays = {name: np.zeros(shape, dtype) for name, dtype, shape in tensors}
+    if not isinstance(header["description"], dict):
+        raise TypeError("the description is not an object")
+
+    weights, words, others = _sort(arrays)
+    size = sum(weight.size for weight in weights)
+    count, gaps = _number(header["nonzeros"], size), _number(header["gaps"], size)
+    positions = decode_gaps(sections.read(gaps), count, size)
+    bits = np.zeros(size, np.uint32)
+    bits[positions] = _widen(sections.read_planes(VALUES[header["values"]].itemsize, count))
+    _scatter(bits, weights)
+    _scatter(sections.read_planes(4, sum(word.size for word in words)), words)
+    rest = np.frombuffer(sections.read(sum(tensor.nbytes for tensor in others)), np.uint8)
+    _scatter(rest, others)
+    sections.end()
+    return arrays, header["description"]
+
+
+class _Sections:
+    """Reads one section after the other; raises ValueError where a section is not as long as it has to be."""
+
+    def __init__(self, body):
+        self.body = memoryview(body)
+
+    def read(self, expected=None, most=None):
+        """The next section, of exactly `expected` or at most `most` bytes."""
+        coded, length = _FRAME.unpack_from(self.body)
+        data, rest = self.body[_FRAME.size : _FRAME.size + coded], self.body[_FRAME.size + coded :]
+        if len(data) != coded or coded > length or (length != expected if most is None else length > most):
+            raise ValueError("a section does not have its length")
+        self.body = rest
+        return bytes(data) if coded == length else _decompress(data, length)
+
+    def read_planes(self, width, count):
+        """`count` numbers of `width` bytes whose bytes were sorted by significance, as uint16 or uint32."""
+        planes = np.empty((count, width), np.uint8)
+        for index in range(width):
+            planes[:, index] = np.frombuffer(self.read(count), np.uint8)
+        return planes.reshape(-1).view(np.dtype(f"<u{width}"))
+
+    def end(self):
+        """Nothing may follow the last section."""
+        if len(self.body):
+            raise ValueError("bytes after the last section")
+
+
+def _encode_section(section):
+    coded = lzma.compress(section, lzma.FORMAT_RAW, filters=_LZMA)
+    data = coded if len(coded) < len(section) else section
+    return _FRAME.pack(len(data), len(section)) + data
+
+
+def _decompress(data, length):
+    decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_LZMA)
+    decoded = decoder.decompress(data, max_length=length)
+    if not decoder.eof:  # the end marker is still to be read
+        decoded += decoder.decompress(b"", max_length=1)
+    if len(decoded) != length or not decoder.eof or decoder.unused_data:
+        raise ValueError("a section does not have its length")
+    return decoded
+
+
+def _sort(tensors):
+    """Three lists: float32 weights of two and more dimensions, other float32 tensors, all the rest."""
+    floats = [tensor for tensor in tensors.values() if tensor.dtype == np.float32]
+    weights = [tensor for tensor in floats if tensor.ndim > 1]
+    words = [tensor for tensor in floats if tensor.ndim < 2]
+    return weights, words, [tensor for tensor in tensors.values() if tensor.dtype != np.float32]
+
+
+def _little(tensor):
+    return tensor.astype(tensor.dtype.newbyteorder("<"), copy=False)
+
+
+def _concatenate(tensors, dtype):
+    return np.concatenate([np.zeros(0, dtype), *(_little(tensor).reshape(-1).view(dtype) for tensor in tensors)])
+
+
+def _scatter(source, tensors):
+    """Fill the (contiguous) tensors with the bytes of `source`, one after the other."""
+    source = source.view(np.uint8)
+    for tensor in tensors:
+        tensor.reshape(-1).view(np.uint8)[:] = source[: tensor.nbytes]
+        source = source[tensor.nbytes :]
+
+
+def _planes(numbers):
+    """One byte string per significance, lowest first: signs and exponents repeat, the lowest bits do not."""
+    table = numbers.view(np.uint8).reshape(numbers.size, numbers.itemsize)
+    return [table[:, index].tobytes() for index in range(numbers.itemsize)]
+
+
+def _round(bits, values):
+    if values == "fp32":
+        return bits
+    with np.errstate(over="ignore"):
+        rounded = bits.view(np.float32).astype(np.float16)
+    if np.isinf(rounded).any():
+        raise InputError("values: a weight is beyond the range of fp16 (65504); use --values fp32")
+    return rounded.view(np.uint16)
+
+
+def _widen(numbers):
+    return numbers if numbers.itemsize == 4 else numbers.view(np.float16).astype(np.float32).view(np.uint32)
+
+
+def _known(dtype):
+    if dtype not in _DTYPES:
+        raise ValueError(f"unknown type {dtype!r:.40}")
+    return dtype
+
+
+def _checked_shape(shape):
+    if not isinstance(shape, list) or len(shape) > 8:
+        raise ValueError("a shape is not a list of at most 8 numbers")
+    return tuple(_number(length, _LARGEST_CHECKPOINT) for length in shape)
+
+
+def _number(value, most):
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(f"a number is not between 0 and {most}")
+    return value
+
+
+def _bytes(dtype, shape):
+    size = dtype.itemsize
+    for length in shape:
+        size *= length
+    return size

@@ -1,0 +1,73 @@
+"""What an export did: file, size, deviation of the outputs, zeros counted in the file."""
+
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+import numpy as np
+from tabulate import tabulate
+
+# Largest deviation of a file's outputs that passes, relative to the largest output:
+TOLERANCE = 1e-5  # the same operations on the same kernels
+ROUNDING_TOLERANCE = 1e-4  # folding, or another runtime, which add up in another order
+
+
+class Exported(NamedTuple):
+    """One row of the report.
+
+    deviation: largest difference of the reloaded file's outputs from the network's, relative to the largest output, or
+    None where this machine cannot run the file; zeros: among the prunable weights stored in the file, out of `weights`,
+    both None where the file cannot be read here.
+    """
+
+    path: Path
+    bytes: int
+    deviation: Optional[float]
+    zeros: Optional[int]
+    weights: Optional[int]
+
+
+def largest_deviation(expected, actual):
+    """Largest absolute difference relative to the largest expected value; NaN where either has one."""
+    return float(np.abs(expected - actual).max() / max(np.abs(expected).max(), 1e-30))
+
+
+def check_outputs(path, expected, actual, tolerance=TOLERANCE):
+    """The deviation of outputs; raises RuntimeError if it is above `tolerance`."""
+    deviation = largest_deviation(expected, actual)
+    if not deviation <= tolerance:
+        raise RuntimeError(f"{path}: the written file's outputs differ by {deviation:g} (allowed: {tolerance:g})")
+    return deviation
+
+
+def count_zeros(path, stored, weights):
+    """Zeros among the prunable weights of a file, and their number, counted in the file.
+
+    stored: arrays read from the file, by name; weights: those of the network. Raises RuntimeError where a weight is
+    missing, or its file has other zeros than the network.
+    """
+    zeros = 0
+    for name, weight in weights.items():
+        if name not in stored:
+            raise RuntimeError(f"{path}: weight {name} is not in the written file")
+        found = int(np.count_nonzero(stored[name] == 0))
+        if found != np.count_nonzero(weight == 0):
+            raise RuntimeError(f"{path}: weight {name} has {found} zeros in the written file, not those of the network")
+        zeros += found
+    return zeros, sum(weight.size for weight in weights.values())
+
+
+def format_exported(rows):
+    """The rows as a table; the first one is the dense file that the ratio refers to."""
+    dense = rows[0].bytes
+    table = [
+        [
+            row.path,
+            f"{row.bytes:,}",
+            f"{dense / row.bytes:.2f}",
+            "not checked" if row.deviation is None else f"{row.deviation:.1e}",
+            "not checked" if row.zeros is None else f"{100 * row.zeros / row.weights:.4f}",
+        ]
+        for row in rows
+    ]
+    headers = ["file", "bytes", "times smaller", "largest deviation", "sparsity in the file %"]
+    return tabulate(table, headers, colalign=("left", *["right"] * 4), disable_numparse=True)

@@ -1,0 +1,57 @@
+"""Weights to start from, whoever wrote them: MindSpore, PyTorch, or safetensors."""
+
+import zipfile
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from src.checkpoint import load_weights, read_any_checkpoint
+from src.errors import InputError
+from src.naming import from_torch, is_torch_named, unwrap
+from src.torch_files import read_torch
+
+# What MindSpore's own training loop writes beside a network's parameters.
+_TRAINING_STATE = ("learning_rate", "momentum", "global_step", "epoch_num", "step_num", "scale_value", "counter")
+_OPTIMIZER_PREFIXES = ("moments.", "accum.", "velocity.")
+
+
+def load_pretrained(network, path):
+    """Set all parameters of a network from a file. Raises InputError, listing what is missing, extra or misshapen."""
+    load_weights(network, read_weights(path), path)
+
+
+def read_weights(path):
+    """Weights under our names (name -> float32 array) of a MindSpore checkpoint, a PyTorch file, or safetensors.
+
+    Networks of mindcv have the names that ours have. Raises InputError.
+    """
+    tensors = _read(path)
+    if is_torch_named(tensors):
+        return from_torch(tensors)
+    return {
+        name: value
+        for name, value in tensors.items()
+        if name not in _TRAINING_STATE and not name.startswith(_OPTIMIZER_PREFIXES)
+    }
+
+
+def _read(path):
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the weights: {error.strerror}") from None
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: not a safetensors file, or a damaged one: {error}") from None
+    if zipfile.is_zipfile(path) or start == b"\x80\x02":  # a zip archive, or a pickle: MindSpore's files are neither
+        try:
+            return unwrap(read_torch(path))
+        except InputError as error:
+            message = str(error)
+            raise InputError(message if message.startswith(str(path)) else f"{path}: {message}") from None
+    return read_any_checkpoint(path)[0]

@@ -1,0 +1,1 @@
+"""Programs beside training, evaluation and export: python -m src.tools.NAME"""

@@ -1,0 +1,136 @@
+"""The launcher: a worker that is killed, the same command again, and bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_parallel import ENVIRONMENT
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def launch(folder, *words):
+    command = ["bash", ROOT / "scripts" / "run_distribute_train.sh", "--output_path", folder, "--device_target", "CPU"]
+    command += ["--epoch_size", "4", "--batch_size", "128", "--update_interval", "5", "--sparsity", "0.9", *words]
+    return subprocess.Popen(
+        list(map(str, command)), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for_epoch(folder, epoch, job):
+    deadline = time.monotonic() + 180
+    metrics = folder / "metrics.jsonl"
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < epoch:
+        assert job.poll() is None, job.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_killed_worker_ends_the_job_and_the_same_command_goes_on(tmp_path):
+    folder = tmp_path / "run"
+    job = launch(folder)
+    wait_for_epoch(folder, 1, job)
+    first_line = (folder / "logs" / "worker_1.log").read_text().splitlines()[0]
+    os.kill(int(first_line.rpartition(" ")[2]), signal.SIGKILL)
+    killed = time.monotonic()
+    output, _ = job.communicate(timeout=90)
+    assert time.monotonic() - killed < 60
+    assert job.returncode != 0
+    assert "error: worker 1 of 2 failed with exit code -9" in output
+    epochs = len((folder / "metrics.jsonl").read_text().splitlines())
+    assert epochs < 4
+
+    job = launch(folder, "--resume_ckpt", "auto")
+    output, _ = job.communicate(timeout=180)
+    assert job.returncode == 0, output
+    result = json.loads((folder / "result.json").read_text())
+    assert f"epoch   {epochs + 1}/4" in output
+    assert "epoch   1/4" not in output
+    assert output.count("best top-1") == 1  # worker 0 alone prints
+    assert "best top-1" not in (folder / "logs" / "worker_1.log").read_text()
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [11, 22, 33, 44]
+    assert result["last"]["top1"] == lines[-1]["top1"]
+    assert lines[-1]["density"] == pytest.approx(0.1, abs=1e-5)
+    done = subprocess.run(
+        [sys.executable, ROOT / "eval.py", "--ckpt", folder / "last.ckpt", "--json"], capture_output=True, text=True
+    )
+    scores = json.loads(done.stdout)
+    # the averaged BatchNorm statistics are in the file, and two workers have counted 360 images
+    assert (scores["top1"], scores["images"]) == (result["last"]["top1"], 360)
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "message"),
+    [
+        (["--batch_size", "65"], {}, "error: batch_size: 65 images per step cannot be shared evenly by 2 workers"),
+        (["--sparcity", "0.5"], {}, "error: command line: unknown option --sparcity; did you mean --sparsity?"),
+        (
+            ["--device_target", "GPU", "--output_path", "x"],
+            {"CUDA_VISIBLE_DEVICES": "0,1"},
+            "error: device_target: no GPU",
+        ),
+        (["", "", "4", "--device_target=GPU"], {"CUDA_VISIBLE_DEVICES": "0,1"}, "error: DEVICE_NUM: 4 asked for, but"),
+        (["", "", "none"], {}, "error: DEVICE_NUM: none is not a number of devices"),
+        ([], {"NODE_NUM": "2"}, "error: MASTER_ADDR, MASTER_PORT: with NODE_NUM=2"),
+        ([], {"NODE_RANK": "1"}, "error: NODE_RANK: 1 is not in 0..0"),
+    ],
+)
+def test_bad_input_ends_before_anything_starts(words, environment, message, tmp_path):
+    script = ROOT / "scripts" / "run_distribute_train.sh"
+    done = subprocess.run(
+        ["bash", script, *words], env={**ENVIRONMENT, **environment}, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+TOOLS = {
+    "npu-smi": "Total Count                    : 8\n\nNPU ID                         : 0\nChip Count      : 1",
+    "nvidia-smi": "GPU 0: Tesla V100 (UUID: GPU-0)\nGPU 1: Tesla V100 (UUID: GPU-1)",
+}
+
+
+@pytest.mark.parametrize(
+    ("tools", "wanted", "usable", "variables", "found"),
+    [
+        ([], "auto", "true", {}, "CPU 2"),
+        (["npu-smi"], "auto", "true", {}, "Ascend 8"),
+        (["nvidia-smi"], "auto", "true", {}, "GPU 2"),
+        (["npu-smi", "nvidia-smi"], "auto", "true", {}, "Ascend 8"),
+        (["npu-smi", "nvidia-smi"], "GPU", "true", {}, "GPU 2"),
+        (["npu-smi", "nvidia-smi"], "CPU", "true", {}, "CPU 2"),
+        (["npu-smi", "nvidia-smi"], "auto", "false", {}, "CPU 2"),  # devices that this MindSpore cannot use
+        (["npu-smi"], "auto", "true", {"ASCEND_RT_VISIBLE_DEVICES": "0,3,5"}, "Ascend 3"),
+        (["nvidia-smi"], "auto", "true", {"CUDA_VISIBLE_DEVICES": "1"}, "GPU 1"),
+    ],
+)
+def test_devices_of_a_host(tools, wanted, usable, variables, found, tmp_path):
+    for name in tools:
+        tool = tmp_path / name
+        tool.write_text(f"#!/bin/sh\ncat <<'END'\n{TOOLS[name]}\nEND\n")
+        tool.chmod(0o755)
+    script = f'set -euo pipefail; . "{ROOT}/scripts/device.sh"; find_devices {usable} {wanted}; '
+    clean = {key: value for key, value in os.environ.items() if not key.endswith("VISIBLE_DEVICES")}
+    done = subprocess.run(
+        ["bash", "-c", script + "echo $device_target $device_count"],
+        env={**clean, **variables, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == found, done.stderr
+
+
+@pytest.mark.slow
+def test_two_hosts():
+    done = subprocess.run(["bash", ROOT / "tests" / "check_two_hosts.sh"], capture_output=True, text=True, timeout=600)
+    if done.returncode == 77:
+        pytest.skip(done.stdout.strip())
+    assert done.returncode == 0, done.stdout + done.stderr
