@@ -4,6 +4,7 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from src.checkpoint import load_weights, read_checkpoint, write_checkpoint
+from src.config import Recipe
 from src.errors import InputError
 
 
@@ -19,7 +20,10 @@ def save(path, network, optimizer, pruner, progress, others=()):
 
 
 def restore(path, network, optimizer, pruner, others=()):
-    """Put a saved state into freshly built objects; returns the progress. Raises InputError if it does not fit."""
+    """Put a saved state into freshly built objects; returns the progress.
+
+    Raises InputError if the file is not a run's, or does not fit.
+    """
     tensors, progress = read_checkpoint(path)
     if "step" not in progress:
         raise InputError(f"resume_ckpt: {path} holds a trained network, not a run; give a resume.ckpt")
@@ -38,6 +42,17 @@ def restore(path, network, optimizer, pruner, others=()):
     except KeyError as error:
         raise InputError(f"resume_ckpt: {path} lacks {error}; it comes from a run with another recipe") from None
     return progress
+
+
+def check_recipe(path, saved, config):
+    """Raise InputError, with the differences, if the saved configuration has another recipe or seed than `config`."""
+    changed = [
+        f"{key} was {saved.get(key)!r}, is {config[key]!r}"
+        for key in [*Recipe.model_fields, "seed"]
+        if saved.get(key) != config[key]
+    ]
+    if changed:
+        raise InputError(f"resume_ckpt: {path} comes from a run with another recipe: {'; '.join(changed)}")
 
 
 def _optimizer_state(network, optimizer):

@@ -20,11 +20,12 @@ from src.models import build_model
 from src.optimizer import build_optimizer, learning_rates
 from src.parallel import SINGLE, digest_of, local_batch_size
 from src.pretrained import load_pretrained
+from src.pruning.allocation import total_budget
 from src.pruning.methods import METHODS
 from src.pruning.pruner import Pruner, convolution_weights, prunable_weights
 from src.pruning.schedule import PruningSchedule
 from src.report import sparsity_report
-from src.resume import restore, save
+from src.resume import check_recipe, restore, save
 from src.rpg_cell import RPGWithLossCell, build_rank_term
 from src.run_folder import RunFolder
 from src.train_step import TaskLoss, TrainStep
@@ -96,6 +97,7 @@ class Trainer:
         self.step = self._build_step()
         self.evaluate = Evaluator(self.network, self.local_batch, workers)
         self.best = None
+        self.last = None
         self.seconds = 0.0
 
     @property
@@ -105,13 +107,19 @@ class Trainer:
 
     def run(self):
         """Train to the last epoch; returns the content of result.json."""
-        if self.writes:
-            self.folder.open(self.config)
         if self.config.resume_ckpt:
             self._resume()
+        if self.writes:
+            self.folder.open(self.config)
+            self.folder.keep_metrics(self.step.step // self.steps_per_epoch)
         if self.workers.size > 1:
             weights = (parameter.asnumpy() for parameter in self.network.get_parameters())
             self.workers.check_equal(digest_of(weights), f"weights before step {self.step.step + 1}")
+        if self.step.step < self.total_steps:
+            self._train_epochs()
+        return self._write_result()
+
+    def _train_epochs(self):
         first = self.step.step // self.steps_per_epoch
         if first:
             self.train_data.set_init_step(self.step.step)
@@ -128,11 +136,11 @@ class Trainer:
                 self._finish_epoch(metrics)
                 if self.writes:
                     tqdm.write(format_epoch(metrics, self.config.epoch_size))
-        return self._write_result(metrics)
 
     def _train_epoch(self, epoch, iterator, progress):
         start = time.perf_counter()
         ops.assign(self.step.loss_sum, Tensor(0.0, ms.float32))
+        self.step.last_update = self.step.last_rank_loss = None  # an epoch reports its own, also after a resume
         for index, (images, labels) in enumerate(batches(iterator)):
             loss = self.step(images, labels)
             progress.update(self.config.batch_size)
@@ -167,30 +175,31 @@ class Trainer:
 
     def _finish_epoch(self, metrics):
         """Checkpoints and metrics of one epoch. The best counts only once the network has its target sparsity."""
+        self.last = {key: metrics[key] for key in ("epoch", "top1", "top5", "loss")}
         reached = self.schedule is None or self.schedule.reached_target(metrics["step"])
-        if reached and (self.best is None or metrics["top1"] > self.best["top1"]):
-            self.best = {key: metrics[key] for key in ("epoch", "top1", "top5", "loss")}
+        if reached and (self.best is None or self.last["top1"] > self.best["top1"]):
+            self.best = self.last
         if not self.writes:
             return
-        if self.best is not None and self.best["epoch"] == metrics["epoch"]:
+        if self.best is self.last:
             self._write_network(self.folder.best, metrics)
         self._write_network(self.folder.last, metrics)
         self.folder.append_metrics(metrics)
-        progress = {"epoch": metrics["epoch"], "step": self.step.step, "best": self.best, "seconds": self.seconds}
-        progress["config"] = dict(self.config)
+        progress = {key: getattr(self, key) for key in ("best", "last", "seconds")}
+        progress.update(epoch=metrics["epoch"], step=self.step.step, config=dict(self.config))
         save(self.folder.resume, self.network, self.optimizer, self.pruner, progress, self._other_state())
 
-    def _write_result(self, last):
-        self._assert_zeros()
+    def _write_result(self):
+        self._check_zeros()
         with self._deployed_weights():
-            self._assert_zeros()
+            self._check_zeros()
             weights = {weight.name: weight.asnumpy() for weight in prunable_weights(self.network)}
         report = sparsity_report(weights, self.config.tail_energy)
         result = {
             "top1": self.best["top1"],
             "top5": self.best["top5"],
             "best": self.best,
-            "last": {key: last[key] for key in ("epoch", "top1", "top5", "loss")},
+            "last": self.last,
             **report,
             "seconds": self.seconds,
         }
@@ -210,14 +219,16 @@ class Trainer:
             for parameter, mean in zip(statistics, self.workers.mean(p.asnumpy() for p in statistics)):
                 ops.assign(parameter, Tensor(mean))
 
-    def _assert_zeros(self):
-        """The weights outside the masks are exactly zero, and the masks have the target density."""
+    def _check_zeros(self):
+        """Raise RuntimeError unless the weights outside the masks are zero and the masks have the target density."""
         if self.pruner is None:
             return
-        sizes = sum(mask.size for mask in self.pruner.masks)
-        assert self.pruner.kept == round(self.schedule.density * sizes), "masks miss the target density"
+        target = total_budget([mask.size for mask in self.pruner.masks], self.schedule.density)
+        if self.pruner.kept != target:
+            raise RuntimeError(f"the masks keep {self.pruner.kept} weights instead of {target}")
         for weight, mask in zip(self.pruner.weights, self.pruner.masks):
-            assert not weight.asnumpy()[~mask].any(), f"{weight.name} has non-zero weights outside its mask"
+            if weight.asnumpy()[~mask].any():
+                raise RuntimeError(f"{weight.name} has non-zero weights outside its mask")
 
     def _open_data(self):
         """Open both splits; returns the steps per epoch. A plan made without data_path goes by the published sizes."""
@@ -279,11 +290,9 @@ class Trainer:
     def _resume(self):
         path = self.folder.resume_path(self.config.resume_ckpt)
         saved = restore(path, self.network, self.optimizer, self.pruner, self._other_state())
+        check_recipe(path, saved["config"], self.config)
         self.step.step = saved["step"]
-        self.best = saved["best"]
-        self.seconds = saved["seconds"]
-        if self.writes:
-            self.folder.keep_metrics(saved["epoch"])
+        self.best, self.last, self.seconds = saved["best"], saved["last"], saved["seconds"]
 
     def _describe(self, metrics):
         """What a deployable checkpoint says of itself, enough to evaluate and export it."""

@@ -47,7 +47,8 @@ def test_digits_from_png_files(trained_resnet20, pictures, tmp_path, file_format
     assert accuracy > 50
     assert abs(accuracy - top1) < 15  # the whole test split has 360 digits
 
-    images = np.stack([(digits.arrays("test")[0][:COUNT, :, :, 0] - 78.0) / 96.0]).transpose(1, 0, 2, 3)
+    pixels = digits.arrays("test")[0][:COUNT].transpose(0, 3, 1, 2) / 255
+    images = (pixels - digits.MEAN[0]) / digits.STD[0]
     expected = softmax(network.network(Tensor(images.astype(np.float32))).asnumpy())
     assert np.allclose(probabilities, expected, atol=1e-5)
 

@@ -46,7 +46,7 @@ def read(name, split, folder, batch_size, epochs=1, seed=0, skip=0, **options):
 
 def samples(name, epoch):
     """(colour index, label) of every sample of an epoch; the centre pixel is never padding."""
-    mean, std = DATASETS[name]._MEAN[0], DATASETS[name]._STD[0]
+    mean, std = DATASETS[name].MEAN[0], DATASETS[name].STD[0]
     pairs = []
     for images, labels in epoch:
         middle = images.shape[2] // 2
@@ -143,7 +143,7 @@ def test_cifar_test_images_are_the_normalised_pixels(tmp_path):
     folder = write_cifar100(tmp_path / "c", 5, 5)
     record = np.fromfile(folder / "test.bin", np.uint8).reshape(5, 3074)[3]
     images, labels = read("cifar100", "test", folder, 5)[0][0]
-    mean, std = (np.reshape(value, (3, 1, 1)) for value in (DATASETS["cifar100"]._MEAN, DATASETS["cifar100"]._STD))
+    mean, std = (np.reshape(value, (3, 1, 1)) for value in (DATASETS["cifar100"].MEAN, DATASETS["cifar100"].STD))
     assert np.allclose(images[3], (record[2:].reshape(3, 32, 32) / 255 - mean) / std, atol=1e-5)
     assert labels[3] == record[1] == 5 + 3
 
@@ -157,7 +157,7 @@ def test_imagenet_test_images_are_the_centre_of_the_resized_image(tmp_path):
     top, left = (resized.shape[0] - 224) // 2, (resized.shape[1] - 224) // 2
     expected = resized[top : top + 224, left : left + 224].transpose(2, 0, 1) / 255
     images, _ = read("imagenet", "test", folder, 1)[0][0]
-    mean, std = (np.reshape(value, (3, 1, 1)) for value in (DATASETS["imagenet"]._MEAN, DATASETS["imagenet"]._STD))
+    mean, std = (np.reshape(value, (3, 1, 1)) for value in (DATASETS["imagenet"].MEAN, DATASETS["imagenet"].STD))
     assert np.abs(images[0] * std + mean - expected).max() < 6 / 255
 
 
@@ -175,7 +175,7 @@ def test_mixup_mixes_images_and_labels_alike(folders):
     assert labels.shape == (12, 1000)
     assert np.allclose(labels.sum(1), 1)
     assert ((labels > 0.02) & (labels < 0.98)).any()
-    colours = images[:, 0, 112, 112] * DATASETS["imagenet"]._STD[0] + DATASETS["imagenet"]._MEAN[0]
+    colours = images[:, 0, 112, 112] * DATASETS["imagenet"].STD[0] + DATASETS["imagenet"].MEAN[0]
     assert np.allclose(colours * 255 / 5, labels @ np.arange(1000), atol=0.5)  # the label of a colour is its index
 
 

@@ -9,7 +9,9 @@ from src.config import load_config, read_yaml, resolve
 from src.data import DATASETS, build_dataset
 from src.errors import InputError
 from src.evaluation import Evaluator
-from src.export import TOLERANCE, export_mindir
+from src.export.deployed import describe_interface, prepare
+from src.export.mindir import export_mindir
+from src.export.report import TOLERANCE
 from src.plan import format_plan
 from src.trained import load_trained
 from src.trainer import Trainer
@@ -118,7 +120,7 @@ def test_every_pair_of_network_and_data_trains_evaluates_and_exports(name, folde
     scores = Evaluator(trained.network, config.batch_size)(data)
     assert scores.images == (3 if dataset == "imagenet" else 10)
     assert (scores.top1, scores.loss) == (result["last"]["top1"], pytest.approx(result["last"]["loss"], rel=1e-4))
-    exported = export_mindir(trained.network, trained.image_shape, tmp_path / "net.mindir")
+    exported = export_mindir(prepare(trained, describe_interface(trained)), tmp_path / "net.mindir")
     assert exported.deviation <= TOLERANCE
 
 

@@ -126,6 +126,22 @@ def test_resumed_run_equals_an_uninterrupted_one(settings, small_run, tmp_path):
     assert one == other
 
 
+def test_a_finished_run_can_be_resumed_to_its_result(small_run):
+    trainer = Trainer(small_run(epoch_size=1, update_interval=2))
+    result = trainer.run()
+    trainer.folder.result.unlink()  # as if the crash had come just before it was written
+    again = Trainer(small_run(epoch_size=1, update_interval=2, resume_ckpt="auto")).run()
+    assert again == result
+
+
+def test_a_changed_recipe_is_not_resumed(small_run):
+    trainer = Trainer(small_run(epoch_size=1, update_interval=2))
+    trainer.run()
+    changed = Trainer(small_run(epoch_size=1, update_interval=3, lr=0.01, resume_ckpt="auto"))
+    with pytest.raises(InputError, match=r"another recipe: lr was 0\.05, is 0\.01; update_interval was 2, is 3"):
+        changed.run()
+
+
 def test_a_run_is_not_overwritten_unasked(small_run):
     trainer = Trainer(small_run(epoch_size=1, update_interval=2))
     trainer.run()

@@ -3,6 +3,7 @@
 Each is a module with the names
 
   NUM_CLASSES, IMAGE_SHAPE (channels, height, width), NUM_SAMPLES (split -> images, as published)
+  MEAN, STD (per channel, of values 0..1), and CROP where test images are cropped: share of the shorter side seen
   class_names(data_path, split)                   names of the classes as found in the folder, or () if it has none
   dataset(split, data_path, num_workers, shard)   samples (image float32 CHW, label int32) of one Shard
 

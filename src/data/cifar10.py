@@ -7,7 +7,7 @@ IMAGE_SHAPE = cifar.IMAGE_SHAPE
 NUM_SAMPLES = cifar.NUM_SAMPLES
 FOLDER = "cifar-10-batches-bin"
 FILES = {"train": [f"data_batch_{number}.bin" for number in range(1, 6)], "test": ["test_batch.bin"]}
-_MEAN, _STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def class_names(data_path, split):
@@ -18,4 +18,4 @@ def class_names(data_path, split):
 def dataset(split, data_path, num_workers, shard):
     """Samples (image, label) of one split; see `cifar.pipeline`. Raises InputError."""
     images, labels = cifar.read_binary(data_path, FOLDER, FILES[split], 1, NUM_CLASSES)
-    return cifar.pipeline(images, labels, split, _MEAN, _STD, num_workers, shard)
+    return cifar.pipeline(images, labels, split, MEAN, STD, num_workers, shard)

@@ -7,7 +7,7 @@ IMAGE_SHAPE = cifar.IMAGE_SHAPE
 NUM_SAMPLES = cifar.NUM_SAMPLES
 FOLDER = "cifar-100-binary"
 FILES = {"train": ["train.bin"], "test": ["test.bin"]}
-_MEAN, _STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 
 
 def class_names(data_path, split):
@@ -19,4 +19,4 @@ def dataset(split, data_path, num_workers, shard):
     """Samples (image, label) of one split; see `cifar.pipeline`. Raises InputError."""
     # a record has two labels, the coarse one first
     images, labels = cifar.read_binary(data_path, FOLDER, FILES[split], 2, NUM_CLASSES)
-    return cifar.pipeline(images, labels, split, _MEAN, _STD, num_workers, shard)
+    return cifar.pipeline(images, labels, split, MEAN, STD, num_workers, shard)

@@ -8,8 +8,7 @@ from sklearn.model_selection import train_test_split
 NUM_CLASSES = 10
 IMAGE_SHAPE = (1, 8, 8)
 NUM_SAMPLES = {"train": 1437, "test": 360}
-CLASS_NAMES = tuple("0123456789")
-MEAN, STD = (78.0,), (96.0,)  # per channel, of the grey values 0..255
+MEAN, STD = (0.306,), (0.376,)
 
 
 def arrays(split):
@@ -23,8 +22,8 @@ def arrays(split):
 
 
 def class_names(data_path, split):
-    """The classes are the digits."""
-    return ()
+    """The digits."""
+    return tuple("0123456789")
 
 
 def dataset(split, data_path, num_workers, shard):
@@ -37,6 +36,5 @@ def dataset(split, data_path, num_workers, shard):
     data = NumpySlicesDataset(
         (images, labels), ["image", "label"], sampler=shard.sampler(split, len(labels)), num_parallel_workers=1
     )
-    return data.map(
-        [*augment, vision.Normalize(list(MEAN), list(STD)), vision.HWC2CHW()], "image", num_parallel_workers=num_workers
-    )
+    normalize = vision.Normalize([255 * value for value in MEAN], [255 * value for value in STD])
+    return data.map([*augment, normalize, vision.HWC2CHW()], "image", num_parallel_workers=num_workers)

@@ -13,7 +13,8 @@ NUM_CLASSES = 1000
 IMAGE_SHAPE = (3, 224, 224)
 NUM_SAMPLES = {"train": 1_281_167, "test": 50_000}
 FOLDERS = {"train": "train", "test": "val"}
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CROP = 224 / 256  # share of a resized test image's shorter side that is seen
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def class_names(data_path, split):
@@ -51,7 +52,7 @@ def dataset(split, data_path, num_workers, shard):
         operations = [vision.RandomCropDecodeResize(224), vision.RandomHorizontalFlip()]
     else:
         operations = [vision.Decode(), vision.Resize(256), vision.CenterCrop(224)]
-    normalize = vision.Normalize([255 * value for value in _MEAN], [255 * value for value in _STD])
+    normalize = vision.Normalize([255 * value for value in MEAN], [255 * value for value in STD])
     data = ImageFolderDataset(
         root, num_parallel_workers=num_workers, sampler=shard.sampler(split, samples), class_indexing=indices
     )

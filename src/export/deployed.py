@@ -56,19 +56,18 @@ class Interface(NamedTuple):
 
 
 def describe_interface(trained, batch_size=1, normalize=False, softmax=False):
-    """The Interface of a trained network; mean, std and the classes' names are those of its data set."""
+    """The Interface of a trained network; mean and std are those of its data set, nameless classes are numbered."""
     data = DATASETS[trained.config.dataset]
     count = prunable_layers(trained.network)[-1][1].weight.shape[0]
     return Interface(
         image_shape=tuple(trained.image_shape),
         batch_size=batch_size,
-        mean=tuple(data.MEAN),
-        std=tuple(data.STD),
+        mean=tuple(255 * value for value in data.MEAN),
+        std=tuple(255 * value for value in data.STD),
         normalized=normalize,
         softmax=softmax,
         crop=getattr(data, "CROP", 1.0),
-        # A network with other outputs than its data set has classes can only be numbered.
-        classes=tuple(data.CLASS_NAMES) if count == data.NUM_CLASSES else tuple(map(str, range(count))),
+        classes=trained.classes if len(trained.classes) == count else tuple(map(str, range(count))),
     )
 
 
