@@ -65,7 +65,7 @@ class Pruner:
         ]
         if schedule.initial_density < 1:
             for weight, mask in zip(self.weights, self.device_masks):
-                ops.assign(weight, weight * mask)
+                ops.assign(weight, weight * mask + 0.0)  # adding zero turns -0 into 0
 
     def is_update(self, step):
         """Whether a mask update takes the place of optimiser step `step` (counted from 1)."""
