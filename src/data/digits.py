@@ -8,7 +8,7 @@ from sklearn.model_selection import train_test_split
 NUM_CLASSES = 10
 IMAGE_SHAPE = (1, 8, 8)
 NUM_SAMPLES = {"train": 1437, "test": 360}
-MEAN, STD = (0.306,), (0.376,)
+MEAN, STD = (78 / 255,), (96 / 255,)
 
 
 def arrays(split):

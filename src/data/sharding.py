@@ -25,4 +25,6 @@ class Shard(NamedTuple):
         own = samples // self.count if train else len(range(self.index, samples, self.count))
         if own == 0:
             raise ValueError(f"{samples} {split} images are too few for {self.count} workers")
-        return DistributedSampler(self.count, self.index, shuffle=train, num_samples=own)
+        sampler = DistributedSampler(self.count, self.index, shuffle=train, num_samples=own)
+        sampler.seed -= 1  # it shuffles with its seed + 1; the order is then that of MindSpore's RandomSampler
+        return sampler
