@@ -89,7 +89,7 @@ def test_hyper_parameters_of_the_paper(name, expected):
 PAIRS = [
     "resnet32x2_cifar10_98",
     "vgg19_cifar100_90",
-    "resnet50_imagenet_95_scratch",
+    pytest.param("resnet50_imagenet_95_scratch", marks=pytest.mark.slow),
     # the same networks with another number of classes
     pytest.param("resnet32x2_cifar100_95", marks=pytest.mark.slow),
     pytest.param("vgg19_cifar10_99", marks=pytest.mark.slow),

@@ -103,8 +103,8 @@ def test_same_seed_same_weights_other_seed_other_weights(small_run, tmp_path):
     "settings",
     [
         {},
-        {"rank_interval": 3, "nesterov": True},
-        {"method": "set"},
+        pytest.param({"rank_interval": 3, "nesterov": True}, marks=pytest.mark.slow),
+        pytest.param({"method": "set"}, marks=pytest.mark.slow),
         {"amp_level": "O2", "ema_decay": 0.9, "mixup": 0.2},
     ],
     ids=str,
