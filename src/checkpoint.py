@@ -16,7 +16,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from mindspore import Parameter, Tensor
 from mindspore.train.checkpoint_pb2 import Checkpoint
 
-from src.errors import InputError
+from .errors import InputError
 
 _DESCRIPTION_FIELD = 1000  # protobuf field number; MindSpore's own message uses number 1
 _CHECKSUM_MARK = b"crc_num"  # MindSpore's trailer: this mark, then the CRC-32 of all bytes before it in ten bytes

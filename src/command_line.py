@@ -2,7 +2,7 @@
 
 import argparse
 
-from src.errors import InputError
+from .errors import InputError
 
 
 class Parser(argparse.ArgumentParser):

@@ -12,11 +12,11 @@ import yaml
 from easydict import EasyDict
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from src.command_line import Parser
-from src.data import DATASETS
-from src.errors import InputError
-from src.models import MODELS
-from src.pruning.methods import METHODS, fixed_settings, resolve_distribution
+from .command_line import Parser
+from .data import DATASETS
+from .errors import InputError
+from .models import MODELS
+from .pruning.methods import METHODS, fixed_settings, resolve_distribution
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_CONFIG = ROOT / "config" / "resnet20_digits.yaml"

@@ -4,7 +4,7 @@ import os
 
 import mindspore as ms
 
-from src.errors import InputError
+from .errors import InputError
 
 TARGETS = ("Ascend", "GPU", "CPU")
 

@@ -8,9 +8,9 @@ from google.protobuf.message import DecodeError
 from mindspore import Tensor, nn
 from PIL import Image, UnidentifiedImageError
 
-from src.errors import InputError
-from src.export.deployed import Interface
-from src.export.mindir import read_metadata
+from .errors import InputError
+from .export.deployed import Interface
+from .export.mindir import read_metadata
 
 _MODES = {1: "L", 3: "RGB"}  # Pillow's name by number of channels
 
@@ -92,7 +92,7 @@ def _open_mindir(path):
 
 def _open_onnx(path):
     try:
-        from src.export.onnx import open_onnx
+        from .export.onnx import open_onnx
     except ImportError as error:
         raise InputError(f"model: ONNX needs {error.name}; run: pip install onnx onnxruntime") from None
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from src.lapack import eigh
-from src.threads import each
+from .lapack import eigh
+from .threads import each
 
 
 class LayerTerm(NamedTuple):

@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 
-from src.errors import InputError
+from .errors import InputError
 
 
 class Single:

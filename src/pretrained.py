@@ -6,10 +6,10 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from src.checkpoint import load_weights, read_any_checkpoint
-from src.errors import InputError
-from src.naming import from_torch, is_torch_named, unwrap
-from src.torch_files import read_torch
+from .checkpoint import load_weights, read_any_checkpoint
+from .errors import InputError
+from .naming import from_torch, is_torch_named, unwrap
+from .torch_files import read_torch
 
 # What MindSpore's own training loop writes beside a network's parameters.
 _TRAINING_STATE = ("learning_rate", "momentum", "global_step", "epoch_num", "step_num", "scale_value", "counter")

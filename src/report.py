@@ -3,7 +3,7 @@
 import numpy as np
 from tabulate import tabulate
 
-from src.low_rank import choose_rank, layer_norm
+from .low_rank import choose_rank, layer_norm
 
 
 def layer_report(name, weight, tail_energy):

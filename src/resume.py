@@ -3,9 +3,9 @@
 import numpy as np
 from mindspore import Tensor, ops
 
-from src.checkpoint import load_weights, read_checkpoint, write_checkpoint
-from src.config import Recipe
-from src.errors import InputError
+from .checkpoint import load_weights, read_checkpoint, write_checkpoint
+from .config import Recipe
+from .errors import InputError
 
 
 def save(path, network, optimizer, pruner, progress, others=()):

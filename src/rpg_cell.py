@@ -12,8 +12,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.low_rank import decomposition_cost, layer_norm, layer_terms
-from src.parallel import SINGLE, share_out
+from .low_rank import decomposition_cost, layer_norm, layer_terms
+from .parallel import SINGLE, share_out
 
 
 class RPGWithLossCell(nn.Cell):

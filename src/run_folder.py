@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from src.config import save_yaml
-from src.errors import InputError
+from .config import save_yaml
+from .errors import InputError
 
 
 class RunFolder:

@@ -4,8 +4,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from src.amp import is_finite, value_and_grad
-from src.parallel import SINGLE, digest_of
+from .amp import is_finite, value_and_grad
+from .parallel import SINGLE, digest_of
 
 _multiply = ops.MultitypeFuncGraph("multiply_gradient_by_mask")
 

@@ -5,10 +5,10 @@ from typing import NamedTuple
 from easydict import EasyDict
 from mindspore import nn
 
-from src.checkpoint import load_weights, read_checkpoint
-from src.errors import InputError
-from src.models import build_model
-from src.pruning.pruner import prunable_weights
+from .checkpoint import load_weights, read_checkpoint
+from .errors import InputError
+from .models import build_model
+from .pruning.pruner import prunable_weights
 
 
 class Trained(NamedTuple):

@@ -9,26 +9,26 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from tqdm import tqdm
 
-from src.accumulation import GradientAccumulator
-from src.amp import LossScale, mixed_precision
-from src.checkpoint import write_network
-from src.data import DATASETS, batches, build_dataset, published_steps
-from src.ema import WeightAverage
-from src.errors import InputError
-from src.evaluation import Evaluator
-from src.models import build_model
-from src.optimizer import build_optimizer, learning_rates
-from src.parallel import SINGLE, digest_of, local_batch_size
-from src.pretrained import load_pretrained
-from src.pruning.allocation import total_budget
-from src.pruning.methods import METHODS
-from src.pruning.pruner import Pruner, convolution_weights, prunable_weights
-from src.pruning.schedule import PruningSchedule
-from src.report import sparsity_report
-from src.resume import check_recipe, restore, save
-from src.rpg_cell import RPGWithLossCell, build_rank_term
-from src.run_folder import RunFolder
-from src.train_step import TaskLoss, TrainStep
+from .accumulation import GradientAccumulator
+from .amp import LossScale, mixed_precision
+from .checkpoint import write_network
+from .data import DATASETS, batches, build_dataset, published_steps
+from .ema import WeightAverage
+from .errors import InputError
+from .evaluation import Evaluator
+from .models import build_model
+from .optimizer import build_optimizer, learning_rates
+from .parallel import SINGLE, digest_of, local_batch_size
+from .pretrained import load_pretrained
+from .pruning.allocation import total_budget
+from .pruning.methods import METHODS
+from .pruning.pruner import Pruner, convolution_weights, prunable_weights
+from .pruning.schedule import PruningSchedule
+from .report import sparsity_report
+from .resume import check_recipe, restore, save
+from .rpg_cell import RPGWithLossCell, build_rank_term
+from .run_folder import RunFolder
+from .train_step import TaskLoss, TrainStep
 
 
 def build_schedule(config, total_steps):

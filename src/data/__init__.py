@@ -15,8 +15,7 @@ import os
 from mindspore import dataset as ds
 from mindspore.dataset import transforms, vision
 
-from src.errors import InputError
-
+from ..errors import InputError
 from . import cifar10, cifar100, digits, imagenet
 from .sharding import Shard
 

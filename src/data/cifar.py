@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from mindspore.dataset import NumpySlicesDataset, vision
 
-from src.errors import InputError
+from ..errors import InputError
 
 IMAGE_SHAPE = (3, 32, 32)
 NUM_SAMPLES = {"train": 50_000, "test": 10_000}

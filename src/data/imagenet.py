@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mindspore.dataset import ImageFolderDataset, vision
 
-from src.errors import InputError
+from ..errors import InputError
 
 NUM_CLASSES = 1000
 IMAGE_SHAPE = (3, 224, 224)

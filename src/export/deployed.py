@@ -7,9 +7,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.data import DATASETS
-from src.pruning.pruner import prunable_layers
-
+from ..data import DATASETS
+from ..pruning.pruner import prunable_layers
 from .fold import fold_batch_norms
 from .report import ROUNDING_TOLERANCE, TOLERANCE, check_outputs
 

@@ -2,7 +2,7 @@
 
 import shlex
 
-from src.errors import InputError
+from ..errors import InputError
 
 _BATCHES = (1, 2, 4, 8)  # the batch sizes an Ascend model is compiled for where the batch is free
 

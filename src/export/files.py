@@ -5,7 +5,7 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-from src.errors import InputError
+from ..errors import InputError
 
 
 @contextmanager

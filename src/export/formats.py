@@ -5,11 +5,10 @@ from pathlib import Path
 
 from mindspore import Tensor
 
-from src.checkpoint import read_checkpoint, write_checkpoint
-from src.errors import InputError
-from src.pruning.pruner import prunable_weights
-from src.trained import load_trained
-
+from ..checkpoint import read_checkpoint, write_checkpoint
+from ..errors import InputError
+from ..pruning.pruner import prunable_weights
+from ..trained import load_trained
 from .deployed import describe_interface, prepare
 from .files import new_file
 from .mindir import export_air, export_mindir

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from tabulate import tabulate
 
-from src.pruning.pruner import prunable_layers
+from ..pruning.pruner import prunable_layers
 
 
 class LayerCost(NamedTuple):

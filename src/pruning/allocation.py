@@ -6,8 +6,7 @@ A distribution is a function of the layers' shapes and a total; its integer budg
 
 import numpy as np
 
-from src.threads import each
-
+from ..threads import each
 from .masks import magnitude
 from .selection import largest_of
 

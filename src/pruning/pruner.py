@@ -9,8 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from src.threads import each
-
+from ..threads import each
 from .allocation import BUDGETS, global_masks, total_budget
 from .masks import drop_and_grow, magnitude
 from .selection import largest

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from src.checkpoint import load_weights, read_checkpoint, write_network
-from src.command_line import Parser
-from src.config import resolve
-from src.data import DATASETS
-from src.errors import InputError, run_program
-from src.models import build_model
-from src.naming import identify, to_torch
-from src.pretrained import read_weights
+from ..checkpoint import load_weights, read_checkpoint, write_network
+from ..command_line import Parser
+from ..config import resolve
+from ..data import DATASETS
+from ..errors import InputError, run_program
+from ..models import build_model
+from ..naming import identify, to_torch
+from ..pretrained import read_weights
 
 
 def main():
