@@ -1,6 +1,6 @@
 """What makes training fast on a CPU? ResNet-20 at 32 x 32 under different settings, each in a process of its own.
 
-usage: python benchmark/cpu_throughput.py [--steps N]
+usage: python benchmark/cpu_throughput.py [--steps N --rounds N]
 """
 
 import argparse
@@ -106,10 +106,24 @@ def child(mode, batch_size, steps):
     print("images/s", batch_size / float(np.median(seconds[2:])))
 
 
+def measure(mode, batch_size, variables, steps):
+    """Images per second in a process of its own, as a list of one, or of none where the framework is missing."""
+    if variables["ONEDNN_MAX_CPU_ISA"] == "ALL":
+        steps = 1  # minutes otherwise
+    done = subprocess.run(
+        [sys.executable, __file__, "--steps", str(steps), "--child", mode, str(batch_size)],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+    )
+    return [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("images/s")]
+
+
 def main():
     """Run every setting in turn and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3, help="processes per setting, all settings in turn")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -118,17 +132,11 @@ def main():
     from common import machine, table
 
     print(f"Training ResNet-20 at 32 x 32\n{machine()}\n")
-    speeds = {}
-    for name, (mode, batch_size, variables) in SETTINGS.items():
-        steps = "1" if variables["ONEDNN_MAX_CPU_ISA"] == "ALL" else str(arguments.steps)
-        done = subprocess.run(
-            [sys.executable, __file__, "--steps", steps, "--child", mode, str(batch_size)],
-            env={**os.environ, **variables},
-            capture_output=True,
-            text=True,
-        )
-        lines = [line for line in done.stdout.splitlines() if line.startswith("images/s")]
-        speeds[name] = float(lines[0].split()[1]) if lines else None
+    speeds = {name: [] for name in SETTINGS}
+    for _ in range(arguments.rounds):
+        for name, setting in SETTINGS.items():
+            speeds[name] += measure(*setting, arguments.steps)
+    speeds = {name: float(np.median(values)) if values else None for name, values in speeds.items()}
     ours = speeds["as the programs set it"]
     table(
         [
