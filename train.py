@@ -2,6 +2,7 @@
 
 import src  # noqa: F401  sets the environment before mindspore loads
 from src import parallel
+from src.build import build_parts
 from src.config import load_config
 from src.device import select_device
 from src.errors import run_program
@@ -15,12 +16,12 @@ def main():
     config = load_config()
     select_device(config.device_target)
     workers = parallel.start()
-    trainer = Trainer(config, workers)
-    if config.dry_run and not trainer.writes:
-        return
     if config.dry_run:
-        print(format_plan(trainer))
+        plan = format_plan(build_parts(config, workers))
+        if workers.rank == 0:
+            print(plan)
         return
+    trainer = Trainer(config, workers)
     result = trainer.run()
     if not trainer.writes:
         return

@@ -17,11 +17,11 @@ import src  # noqa: E402,F401,I001  sets the environment before mindspore loads
 from tabulate import tabulate  # noqa: E402
 
 from benchmark.random_data import write_cifar10, write_cifar100, write_imagenet  # noqa: E402
+from src.build import build_parts  # noqa: E402
 from src.command_line import Parser, positive  # noqa: E402
 from src.config import read_yaml, resolve  # noqa: E402
 from src.device import select_device  # noqa: E402
 from src.errors import run_program  # noqa: E402
-from src.trainer import Trainer  # noqa: E402
 
 RECIPES = {"digits": "resnet20_digits", "cifar10": "cifar10", "cifar100": "cifar100", "imagenet": "imagenet"}
 WRITERS = {
@@ -62,12 +62,12 @@ def measure(dataset, arguments):
                 "num_workers": arguments.num_workers,
             },
         )
-        trainer = Trainer(config)
-        iterator = trainer.train_data.create_tuple_iterator(num_epochs=10**6)
+        parts = build_parts(config)
+        iterator = parts.data.train.create_tuple_iterator(num_epochs=10**6)
         batch = next(iterator)
         given = rate(lambda: next(iterator, None) or next(iterator), arguments)
         iterator = None  # stops its threads
-        trained = rate(lambda: float(trainer.step(*batch)), arguments)
+        trained = rate(lambda: float(parts.step(*batch)), arguments)
     return [dataset, config.model, f"{given:,.0f}", f"{trained:,.0f}", f"{given / trained:.1f}"]
 
 

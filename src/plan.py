@@ -6,18 +6,17 @@ from tabulate import tabulate
 from .pruning.pruner import prunable_weights
 
 
-def format_plan(trainer):
-    """The resolved recipe of a Trainer that has not started: settings, schedule by tenths, layers, memory."""
+def format_plan(parts):
+    """The resolved recipe of the parts of a run: settings, schedule by tenths, layers, memory."""
     settings = tabulate(
-        [[key, value] for key, value in trainer.config.items() if value != ""], tablefmt="plain", disable_numparse=True
+        [[key, value] for key, value in parts.config.items() if value != ""], tablefmt="plain", disable_numparse=True
     )
-    parts = [settings, _steps(trainer), _curve(trainer), _layers(trainer), _memory(trainer)]
-    return "\n\n".join(parts)
+    return "\n\n".join([settings, _steps(parts), _curve(parts), _layers(parts), _memory(parts)])
 
 
-def _steps(trainer):
-    text = f"{trainer.total_steps:,} steps: {trainer.config.epoch_size} epochs of {trainer.steps_per_epoch:,}"
-    schedule = trainer.schedule
+def _steps(parts):
+    text = f"{parts.total_steps:,} steps: {parts.config.epoch_size} epochs of {parts.data.steps_per_epoch:,}"
+    schedule = parts.schedule
     if schedule is None:
         return f"{text}; no pruning"
     updates = schedule.end_step // schedule.interval
@@ -27,20 +26,20 @@ def _steps(trainer):
     )
 
 
-def _curve(trainer):
+def _curve(parts):
     rows = []
     for tenth in range(11):
-        step = trainer.total_steps * tenth // 10
-        rate = trainer.rates[min(step, trainer.total_steps - 1)]
-        density = 1.0 if trainer.schedule is None else trainer.schedule.density_at(step)
-        drop = 0.0 if trainer.schedule is None else trainer.schedule.drop_fraction_at(step)
+        step = parts.total_steps * tenth // 10
+        rate = parts.rates[min(step, parts.total_steps - 1)]
+        density = 1.0 if parts.schedule is None else parts.schedule.density_at(step)
+        drop = 0.0 if parts.schedule is None else parts.schedule.drop_fraction_at(step)
         rows.append([step, f"{rate:.5f}", f"{density:.5f}", f"{drop:.4f}"])
     return tabulate(rows, ["step", "learning rate", "density", "drop fraction"], disable_numparse=True)
 
 
-def _layers(trainer):
-    weights = prunable_weights(trainer.network)
-    masks = [np.ones(w.shape, bool) for w in weights] if trainer.pruner is None else trainer.pruner.masks
+def _layers(parts):
+    weights = prunable_weights(parts.network)
+    masks = [np.ones(w.shape, bool) for w in weights] if parts.pruner is None else parts.pruner.masks
     rows = [
         [weight.name, "x".join(map(str, weight.shape)), weight.size, np.count_nonzero(mask)]
         for weight, mask in zip(weights, masks)
@@ -49,17 +48,17 @@ def _layers(trainer):
     return tabulate(rows, ["layer", "shape", "weights", "kept at start"], disable_numparse=True)
 
 
-def _memory(trainer):
-    parameters = sum(parameter.size for parameter in trainer.network.get_parameters())
+def _memory(parts):
+    parameters = sum(parameter.size for parameter in parts.network.get_parameters())
     copies = ["weights", "gradients", "momentum"]
-    if trainer.pruner is not None:
+    if parts.pruner is not None:
         copies.append("masks")
-    if trainer.config.accumulation_steps > 1:
+    if parts.config.accumulation_steps > 1:
         copies.append("gradient sums")
-    if trainer.average is not None:
+    if parts.average is not None:
         copies.append("averages")
-    part = trainer.config.batch_size // trainer.config.accumulation_steps
+    images = parts.config.batch_size // parts.config.accumulation_steps
     return (
         f"memory: {4 * len(copies) * parameters / 2**20:,.1f} MiB for {', '.join(copies)} of {parameters:,} "
-        f"parameters (float32); the activations of {part} images at a time come on top"
+        f"parameters (float32); the activations of {images} images at a time come on top"
     )

@@ -2,68 +2,26 @@
 
 import time
 from contextlib import nullcontext
-from pathlib import Path
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, ops
 from tqdm import tqdm
 
-from .accumulation import GradientAccumulator
-from .amp import LossScale, mixed_precision
+from .build import build_parts, describe_model
 from .checkpoint import write_network
-from .data import DATASETS, batches, build_dataset, published_steps
-from .ema import WeightAverage
-from .errors import InputError
+from .data import DATASETS, batches
 from .evaluation import Evaluator
-from .models import build_model
-from .optimizer import build_optimizer, learning_rates
 from .parallel import SINGLE, digest_of, local_batch_size
-from .pretrained import load_pretrained
 from .pruning.allocation import total_budget
-from .pruning.methods import METHODS
-from .pruning.pruner import Pruner, convolution_weights, prunable_weights
-from .pruning.schedule import PruningSchedule
+from .pruning.pruner import prunable_weights
 from .report import sparsity_report
 from .resume import check_recipe, restore, save
-from .rpg_cell import RPGWithLossCell, build_rank_term
 from .run_folder import RunFolder
-from .train_step import TaskLoss, TrainStep
-
-
-def build_schedule(config, total_steps):
-    """The pruning schedule of a configuration over `total_steps`, or None for dense training."""
-    if config.method == "dense":
-        return None
-    method = METHODS[config.method]
-    density = 1 - config.sparsity
-    interval = config.update_interval
-    if method.get("one_shot"):
-        interval = max(1, int(config.prune_window * total_steps))
-    return PruningSchedule(
-        total_steps,
-        interval,
-        density,
-        config.drop_fraction,
-        config.prune_window,
-        config.update_end,
-        density if method.get("sparse_start") else 1.0,
-    )
-
-
-def describe_model(config):
-    """What `build_model` needs to build the network again; it travels inside every checkpoint."""
-    data = DATASETS[config.dataset]
-    return {
-        "name": config.model,
-        "num_classes": data.NUM_CLASSES,
-        "in_channels": data.IMAGE_SHAPE[0],
-        "width_factor": config.width_factor,
-    }
 
 
 class Trainer:
-    """Everything one run consists of, built from a configuration; `run()` trains to the end and returns the result.
+    """A run of a configuration; `run()` trains to the end and returns the result.
 
     workers: this process among those that share the run. Worker 0 alone writes files and prints.
     Raises InputError where the configuration does not fit data, schedule or workers.
@@ -72,30 +30,12 @@ class Trainer:
     def __init__(self, config, workers=SINGLE):
         self.config = config
         self.workers = workers
-        self.local_batch = local_batch_size(config.batch_size, workers.size, config.accumulation_steps)
         self.folder = RunFolder(config.output_path)
-        ms.set_seed(config.seed)
-        self.network = build_model(**describe_model(config))
-        self.network.set_train(True)
-        # A plan needs no weights, and a resumed run brings its own.
-        if config.pretrained and not config.resume_ckpt and (Path(config.pretrained).exists() or not config.dry_run):
-            load_pretrained(self.network, config.pretrained)
-        try:
-            self.steps_per_epoch = self._open_data()
-            self.total_steps = config.epoch_size * self.steps_per_epoch
-            self.schedule = build_schedule(config, self.total_steps)
-            self.pruner = self._build_pruner()
-        except ValueError as error:
-            raise InputError(str(error)) from None
-        warmup = int(config.warmup_epochs * self.steps_per_epoch)
-        self.rates = learning_rates(config.lr, self.total_steps, warmup)
-        self.optimizer = build_optimizer(
-            self.network, self.rates, config.momentum, config.nesterov, config.weight_decay
-        )
-        self.scale = None if config.amp_level == "O0" else LossScale()
-        self.average = WeightAverage(self.network, config.ema_decay) if config.ema_decay else None
-        self.step = self._build_step()
-        self.evaluate = Evaluator(self.network, self.local_batch, workers)
+        self.parts = parts = build_parts(config, workers)
+        self.network, self.optimizer, self.pruner, self.step = parts.network, parts.optimizer, parts.pruner, parts.step
+        self.schedule, self.rates, self.average = parts.schedule, parts.rates, parts.average
+        self.total_steps, self.steps_per_epoch = parts.total_steps, parts.data.steps_per_epoch
+        self.evaluate = Evaluator(self.network, local_batch_size(config.batch_size, workers.size), workers)
         self.best = None
         self.last = None
         self.seconds = 0.0
@@ -122,8 +62,8 @@ class Trainer:
     def _train_epochs(self):
         first = self.step.step // self.steps_per_epoch
         if first:
-            self.train_data.set_init_step(self.step.step)
-        iterator = self.train_data.create_tuple_iterator(num_epochs=self.config.epoch_size)
+            self.parts.data.train.set_init_step(self.step.step)
+        iterator = self.parts.data.train.create_tuple_iterator(num_epochs=self.config.epoch_size)
         with tqdm(
             total=self.total_steps * self.config.batch_size,
             initial=self.step.step * self.config.batch_size,
@@ -155,7 +95,7 @@ class Trainer:
         seconds = time.perf_counter() - start
         self._average_statistics()
         with self._deployed_weights():
-            scores = self.evaluate(self.test_data)
+            scores = self.evaluate(self.parts.data.test)
         self.seconds += time.perf_counter() - start
         update = self.step.last_update
         return {
@@ -230,40 +170,6 @@ class Trainer:
             if weight.asnumpy()[~mask].any():
                 raise RuntimeError(f"{weight.name} has non-zero weights outside its mask")
 
-    def _open_data(self):
-        """Open both splits; returns the steps per epoch. A plan made without data_path goes by the published sizes."""
-        config = self.config
-        if config.dry_run and not config.data_path:
-            return published_steps(config.dataset, config.batch_size)
-        settings = (self.local_batch, config.seed, config.num_workers, config.data_path)
-        shard = {"num_shards": self.workers.size, "shard_id": self.workers.rank}
-        self.train_data = build_dataset(config.dataset, "train", *settings, **shard, mixup=config.mixup)
-        self.test_data = build_dataset(config.dataset, "test", *settings, **shard)
-        return self.train_data.get_dataset_size()
-
-    def _build_step(self):
-        config, network, parts = self.config, self.network, self.config.accumulation_steps
-        if self.scale is not None:
-            network = mixed_precision(network, build_model(**describe_model(config)), config.amp_level)
-        task = TaskLoss(network, nn.CrossEntropyLoss(label_smoothing=config.label_smoothing))
-        objective = None
-        if config.rank_weight > 0:
-            rank_term = build_rank_term(config.rank_solver, config.tail_energy)
-            # Only the last part of a batch carries the rank term, and the gradients are divided by the parts.
-            weight = parts * config.rank_weight
-            objective = RPGWithLossCell(task, rank_term, weight, convolution_weights(self.network), self.workers)
-        return TrainStep(
-            task,
-            self.optimizer,
-            self.pruner,
-            objective,
-            config.rank_interval,
-            self.scale,
-            GradientAccumulator(self.optimizer.parameters, parts) if parts > 1 else None,
-            self.average,
-            self.workers,
-        )
-
     def _deployed_weights(self):
         """A context in which the network has the weights that are evaluated and deployed."""
         return nullcontext() if self.average is None else self.average.applied()
@@ -274,18 +180,7 @@ class Trainer:
 
     def _other_state(self):
         """Parameters beside network and optimiser that a resumed run needs."""
-        return [parameter for part in (self.scale, self.average) if part is not None for parameter in part.state]
-
-    def _build_pruner(self):
-        if self.schedule is None:
-            return None
-        return Pruner(
-            prunable_weights(self.network),
-            self.schedule,
-            self.config.distribution,
-            METHODS[self.config.method]["growth"],
-            self.config.seed,
-        )
+        return [parameter for part in (self.parts.scale, self.average) if part is not None for parameter in part.state]
 
     def _resume(self):
         path = self.folder.resume_path(self.config.resume_ckpt)

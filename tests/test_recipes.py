@@ -5,6 +5,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from benchmark.random_data import noise, write_cifar10, write_cifar100, write_imagenet
+from src.build import build_parts
 from src.config import load_config, read_yaml, resolve
 from src.data import DATASETS, build_dataset
 from src.errors import InputError
@@ -34,7 +35,7 @@ def folders(tmp_path_factory):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_recipe_plans_its_run_without_the_data(path):
     config = load_config(["--config_path", str(path), "--dry_run"])
-    plan = format_plan(Trainer(config))
+    plan = format_plan(build_parts(config))
     assert f"{config.epoch_size} epochs of " in plan
     assert "kept at start" in plan
     if config.method != "dense":
@@ -64,10 +65,10 @@ def test_files_are_named_for_what_they_set(path):
     ],
 )
 def test_schedules_of_the_paper(name, steps, updates):
-    trainer = Trainer(load_config(["--config_path", str(ROOT / "config" / f"{name}.yaml"), "--dry_run"]))
-    assert trainer.total_steps == steps
-    assert f"{steps:,} steps" in format_plan(trainer)
-    assert f"{updates:,} mask updates" in format_plan(trainer)
+    parts = build_parts(load_config(["--config_path", str(ROOT / "config" / f"{name}.yaml"), "--dry_run"]))
+    assert parts.total_steps == steps
+    assert f"{steps:,} steps" in format_plan(parts)
+    assert f"{updates:,} mask updates" in format_plan(parts)
 
 
 @pytest.mark.parametrize(

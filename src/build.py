@@ -1,0 +1,139 @@
+"""The parts of a run, built from its configuration: network, data, schedule, pruner, optimiser, step."""
+
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+import mindspore as ms
+from mindspore import nn
+
+from .accumulation import GradientAccumulator
+from .amp import LossScale, mixed_precision
+from .data import DATASETS, build_dataset, published_steps
+from .ema import WeightAverage
+from .errors import InputError
+from .models import build_model
+from .optimizer import build_optimizer, learning_rates
+from .parallel import SINGLE, local_batch_size
+from .pretrained import load_pretrained
+from .pruning.methods import METHODS
+from .pruning.pruner import Pruner, convolution_weights, prunable_weights
+from .pruning.schedule import PruningSchedule
+from .rpg_cell import RPGWithLossCell, build_rank_term
+from .train_step import TaskLoss, TrainStep
+
+
+class Data(NamedTuple):
+    """Both splits in batches, and how many batches of training images an epoch has."""
+
+    train: Any
+    test: Any
+    steps_per_epoch: int
+
+
+class Parts(NamedTuple):
+    """Everything one run consists of."""
+
+    config: Any
+    network: nn.Cell
+    data: Data
+    total_steps: int
+    schedule: Optional[PruningSchedule]  # None for dense training, like the pruner
+    pruner: Optional[Pruner]
+    rates: list  # learning rate of every step
+    optimizer: nn.Optimizer
+    scale: Optional[LossScale]  # None in float32
+    average: Optional[WeightAverage]  # None without ema_decay
+    step: TrainStep
+
+
+def build_parts(config, workers=SINGLE):
+    """The parts of a configuration's run, for this process among `workers`.
+
+    Raises InputError where the configuration does not fit data, schedule or workers.
+    """
+    local_batch = local_batch_size(config.batch_size, workers.size, config.accumulation_steps)
+    ms.set_seed(config.seed)
+    network = build_model(**describe_model(config))
+    network.set_train(True)
+    # A plan needs no weights, and a resumed run brings its own.
+    if config.pretrained and not config.resume_ckpt and (Path(config.pretrained).exists() or not config.dry_run):
+        load_pretrained(network, config.pretrained)
+    try:
+        data = open_data(config, local_batch, workers)
+        total_steps = config.epoch_size * data.steps_per_epoch
+        schedule = build_schedule(config, total_steps)
+        pruner = build_pruner(config, network, schedule)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    rates = learning_rates(config.lr, total_steps, int(config.warmup_epochs * data.steps_per_epoch))
+    optimizer = build_optimizer(network, rates, config.momentum, config.nesterov, config.weight_decay)
+    scale = None if config.amp_level == "O0" else LossScale()
+    average = WeightAverage(network, config.ema_decay) if config.ema_decay else None
+    step = build_step(config, network, optimizer, pruner, scale, average, workers)
+    return Parts(config, network, data, total_steps, schedule, pruner, rates, optimizer, scale, average, step)
+
+
+def describe_model(config):
+    """What `build_model` needs to build the network again; it travels inside every checkpoint."""
+    data = DATASETS[config.dataset]
+    return {
+        "name": config.model,
+        "num_classes": data.NUM_CLASSES,
+        "in_channels": data.IMAGE_SHAPE[0],
+        "width_factor": config.width_factor,
+    }
+
+
+def open_data(config, local_batch, workers):
+    """Both splits, `local_batch` images at a time. A plan made without data_path goes by the published sizes."""
+    if config.dry_run and not config.data_path:
+        return Data(None, None, published_steps(config.dataset, config.batch_size))
+    settings = (local_batch, config.seed, config.num_workers, config.data_path)
+    shard = {"num_shards": workers.size, "shard_id": workers.rank}
+    train = build_dataset(config.dataset, "train", *settings, **shard, mixup=config.mixup)
+    test = build_dataset(config.dataset, "test", *settings, **shard)
+    return Data(train, test, train.get_dataset_size())
+
+
+def build_schedule(config, total_steps):
+    """The pruning schedule of a configuration over `total_steps`, or None for dense training."""
+    if config.method == "dense":
+        return None
+    method = METHODS[config.method]
+    density = 1 - config.sparsity
+    interval = config.update_interval
+    if method.get("one_shot"):
+        interval = max(1, int(config.prune_window * total_steps))
+    return PruningSchedule(
+        total_steps,
+        interval,
+        density,
+        config.drop_fraction,
+        config.prune_window,
+        config.update_end,
+        density if method.get("sparse_start") else 1.0,
+    )
+
+
+def build_pruner(config, network, schedule):
+    """The pruner of all convolutions and dense layers, or None without a schedule."""
+    if schedule is None:
+        return None
+    growth = METHODS[config.method]["growth"]
+    return Pruner(prunable_weights(network), schedule, config.distribution, growth, config.seed)
+
+
+def build_step(config, network, optimizer, pruner, scale, average, workers):
+    """The training step: task loss, rank term, mixed precision and accumulation as configured."""
+    trained, parts = network, config.accumulation_steps
+    if scale is not None:
+        trained = mixed_precision(network, build_model(**describe_model(config)), config.amp_level)
+    task = TaskLoss(trained, nn.CrossEntropyLoss(label_smoothing=config.label_smoothing))
+    objective = None
+    if config.rank_weight > 0:
+        rank_term = build_rank_term(config.rank_solver, config.tail_energy)
+        # Only the last part of a batch carries the rank term, and the gradients are divided by the parts.
+        weight = parts * config.rank_weight
+        objective = RPGWithLossCell(task, rank_term, weight, convolution_weights(network), workers)
+    accumulator = GradientAccumulator(optimizer.parameters, parts) if parts > 1 else None
+    return TrainStep(task, optimizer, pruner, objective, config.rank_interval, scale, accumulator, average, workers)
