@@ -1,4 +1,4 @@
-"""Checkpoint files: MindSpore's own format, written atomically, with a checksum and the run's description inside.
+"""Checkpoint files: MindSpore's own format, replaced in one step, with a checksum and the run's description inside.
 
 The description (configuration, model name, progress) is a JSON text in a protobuf field that MindSpore's reader does
 not know and therefore skips: `mindspore.load_checkpoint` sees the tensors and nothing else.
@@ -6,7 +6,7 @@ not know and therefore skips: `mindspore.load_checkpoint` sees the tensors and n
 
 import binascii
 import json
-import os
+from itertools import chain
 from pathlib import Path
 
 import mindspore as ms
@@ -17,33 +17,19 @@ from mindspore import Parameter, Tensor
 from mindspore.train.checkpoint_pb2 import Checkpoint
 
 from .errors import InputError
+from .files import replace_file
 
 _DESCRIPTION_FIELD = 1000  # protobuf field number; MindSpore's own message uses number 1
 _CHECKSUM_MARK = b"crc_num"  # MindSpore's trailer: this mark, then the CRC-32 of all bytes before it in ten bytes
 _TRAILER = len(_CHECKSUM_MARK) + 10
 
 
-def write_checkpoint(path, tensors, description):
+def write_checkpoint(path, tensors, description, keep=None):
     """Write tensors (name -> Tensor or array) and a JSON-able description; an existing file is replaced in one step.
 
-    The file is complete on the disk before it takes its name, so a crash leaves the old file or the new one.
+    keep: where the existing file moves to. Raises OSError, and leaves the existing file as it is.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.ckpt")
-    entries = [{"name": name, "data": Tensor(tensor)} for name, tensor in tensors.items()]
-    try:
-        ms.save_checkpoint(entries, str(temporary), crc_check=True)
-        content = temporary.read_bytes()[:-_TRAILER] + _description_field(description)
-        os.chmod(temporary, 0o644)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.write(_CHECKSUM_MARK + binascii.crc32(content).to_bytes(10, "big"))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(path, _content(tensors, description), keep)
 
 
 def read_checkpoint(path):
@@ -119,6 +105,26 @@ def _array(path, entry):
         raise InputError(f"{path}: tensor {entry.tag} does not match its declared type and shape") from None
 
 
+def _content(tensors, description):
+    """The bytes of a checkpoint in pieces: each tensor as a message of MindSpore's, the description, the checksum."""
+    checksum = 0
+    for piece in chain((_message(name, Tensor(t)) for name, t in tensors.items()), [_description_field(description)]):
+        checksum = binascii.crc32(piece, checksum)
+        yield piece
+    yield _CHECKSUM_MARK + checksum.to_bytes(10, "big")
+
+
+def _message(name, tensor):
+    """What `mindspore.save_checkpoint` writes for one tensor."""
+    message = Checkpoint()
+    entry = message.value.add()
+    entry.tag = name
+    entry.tensor.dims.extend(tensor.shape)
+    entry.tensor.tensor_type = str(tensor.dtype)
+    entry.tensor.tensor_content = tensor.asnumpy().tobytes()
+    return message.SerializeToString()
+
+
 def _description_field(description):
     """The description as one length-delimited protobuf field."""
     data = json.dumps(description).encode("utf-8")
@@ -132,12 +138,3 @@ def _varint(number):
         number >>= 7
     parts.append(number)
     return bytes(parts)
-
-
-def _sync_folder(folder):
-    """Make a rename inside `folder` survive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from .command_line import Parser
 from .data import DATASETS
 from .errors import InputError
+from .files import replace_file
 from .models import MODELS
 from .pruning.methods import METHODS, fixed_settings, resolve_distribution
 
@@ -72,6 +73,9 @@ class Config(Recipe):
     device_target: Literal["auto", "CPU", "GPU", "Ascend"] = Field("auto", description="device")
     num_workers: int = Field(2, ge=1, description="threads of the data pipeline, at most one per core")
     resume_ckpt: str = Field("", description="resume.ckpt to continue from, or auto for the one in output_path")
+    force: bool = Field(False, description="resume with another recipe, where the difference is harmless")
+    save_steps: int = Field(0, ge=0, description="write resume.ckpt every that many steps too; 0: not")
+    save_minutes: float = Field(10, ge=0, description="write resume.ckpt every that many minutes too; 0: not")
     overwrite: bool = Field(False, description="replace the run that output_path holds")
     dry_run: bool = Field(False, description="print the resolved recipe and stop")
 
@@ -143,7 +147,7 @@ def read_yaml(path, including=()):
 
 def save_yaml(config, path):
     """Write the resolved configuration, one key a line."""
-    Path(path).write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
+    replace_file(path, [yaml.safe_dump(dict(config), sort_keys=False).encode("utf-8")])
 
 
 def _parse(arguments):

@@ -1,6 +1,9 @@
 """Errors of input, and how a program ends on them."""
 
+import signal
 import sys
+
+from .stopping import Stopped
 
 
 class InputError(Exception):
@@ -8,9 +11,17 @@ class InputError(Exception):
 
 
 def run_program(main):
-    """Run `main()`; an InputError becomes one line on stderr and exit code 2, any other exception is a bug."""
+    """Run `main()`; an InputError becomes one line on stderr and exit code 2, any other exception is a bug.
+
+    A run that a signal has stopped ends with one line too, and with the code 128 + the signal's number.
+    """
     try:
         main()
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        raise SystemExit(stop.exit_code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None

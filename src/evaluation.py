@@ -26,9 +26,12 @@ class Evaluator:
 
     Among several workers each gives its own part of the images, in batches of its own `batch_size`, and all get the
     scores of the whole.
+
+    stop: asked before each batch; if it says True, the evaluation is broken off and gives None.
     """
 
-    def __init__(self, network, batch_size, workers=SINGLE):
+    def __init__(self, network, batch_size, workers=SINGLE, stop=lambda: False):
+        self.stop = stop
         self.workers = workers
         self.network = network
         self.batch_size = batch_size
@@ -39,6 +42,8 @@ class Evaluator:
         try:
             totals = np.zeros(4)
             for batch in batches(dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)):
+                if self.stop():
+                    return None
                 totals += [*(float(total) for total in self.count(*self._pad(*batch))), len(batch[1])]
         finally:
             self.network.set_train(True)

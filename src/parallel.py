@@ -28,6 +28,14 @@ class Single:
         """The array, summed over workers."""
         return array
 
+    def any(self, flags):
+        """Which of the flags are up on any worker."""
+        return flags
+
+    def gather(self, array):
+        """The arrays of all workers, as rows."""
+        return array[None]
+
     def check_equal(self, digest, what):
         """Nothing to compare with."""
 
@@ -67,12 +75,20 @@ class Workers:
         """One float32 array, summed over workers; exact for counts below 2**24."""
         return self._all_reduce(self._tensor(np.asarray(array, np.float32))).asnumpy()
 
+    def any(self, flags):
+        """Which of the flags are up on any worker, as a list of bool."""
+        return (self.sum(flags) > 0).tolist()
+
+    def gather(self, array):
+        """One-dimensional arrays of equal length, float32 or int32, of all workers, as rows."""
+        return self._all_gather(self._tensor(array)).asnumpy().reshape(self.size, -1)
+
     def check_equal(self, digest, what):
         """Compare a sha256 digest over workers; `what` says of what, and when.
 
         Raises RuntimeError on every worker if one differs from that of worker 0.
         """
-        words = self._all_gather(self._tensor(np.frombuffer(digest, np.int32))).asnumpy().reshape(self.size, -1)
+        words = self.gather(np.frombuffer(digest, np.int32))
         differing = np.flatnonzero((words != words[0]).any(1)).tolist()
         if differing:
             names = ", ".join(map(str, differing))

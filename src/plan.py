@@ -4,6 +4,7 @@ import numpy as np
 from tabulate import tabulate
 
 from .pruning.pruner import prunable_weights
+from .resume import recipe_hash
 
 
 def format_plan(parts):
@@ -11,7 +12,9 @@ def format_plan(parts):
     settings = tabulate(
         [[key, value] for key, value in parts.config.items() if value != ""], tablefmt="plain", disable_numparse=True
     )
-    return "\n\n".join([settings, _steps(parts), _curve(parts), _layers(parts), _memory(parts)])
+    return "\n\n".join(
+        [settings, f"recipe {recipe_hash(parts.config)}", _steps(parts), _curve(parts), _layers(parts), _memory(parts)]
+    )
 
 
 def _steps(parts):

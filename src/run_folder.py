@@ -1,20 +1,27 @@
 """The output folder of a run: what it holds, and the rule that no run is overwritten unasked."""
 
 import json
+import math
+import os
+from contextlib import contextmanager
 from pathlib import Path
 
+from .checkpoint import write_checkpoint, write_network
 from .config import save_yaml
 from .errors import InputError
+from .files import append_line, remove_temporaries, replace_file
+from .resume import previous_of
 
 
 class RunFolder:
-    """Paths and small files of one run; see the README for the list of files."""
+    """Paths and small files of one run; see the README for the list of files. Failing to write is an InputError."""
 
     def __init__(self, path):
         self.path = Path(path)
         self.best = self.path / "best.ckpt"
         self.last = self.path / "last.ckpt"
         self.resume = self.path / "resume.ckpt"
+        self.previous = previous_of(self.resume)
         self.metrics = self.path / "metrics.jsonl"
         self.result = self.path / "result.json"
 
@@ -26,6 +33,7 @@ class RunFolder:
         self.check(config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            remove_temporaries(self.path)
             if not config.resume_ckpt:
                 for file in self._held():
                     file.unlink()
@@ -42,23 +50,60 @@ class RunFolder:
             )
 
     def _held(self):
-        return [f for f in (self.metrics, self.result, self.best, self.last, self.resume) if f.exists()]
+        files = (self.metrics, self.result, self.best, self.last, self.resume, self.previous)
+        return [file for file in files if file.exists()]
 
     def resume_path(self, resume_ckpt):
         """The file that `--resume_ckpt` means: itself, or this folder's own for `auto`."""
         return self.resume if resume_ckpt == "auto" else Path(resume_ckpt)
 
+    def write_state(self, arrays, progress):
+        """resume.ckpt; the one before it becomes resume.previous.ckpt."""
+        with self._writing(self.resume):
+            write_checkpoint(self.resume, arrays, progress, keep=self.previous)
+
+    def go_back(self):
+        """Put the previous state in the place of the newest, which is damaged: it must not become the previous one."""
+        with self._writing(self.resume):
+            os.replace(self.previous, self.resume)
+
+    def write_network(self, path, network, description):
+        """best.ckpt or last.ckpt."""
+        with self._writing(path):
+            write_network(path, network, description)
+
     def append_metrics(self, metrics):
         """One line per epoch."""
-        with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
+        with self._writing(self.metrics):
+            append_line(self.metrics, json.dumps(metrics))
 
     def keep_metrics(self, epoch):
-        """Drop the lines of epochs after `epoch`, which a resumed run will train again."""
-        lines = self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []
-        kept = [line for line in lines if json.loads(line)["epoch"] <= epoch]
-        self.metrics.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        """Drop the lines of epochs after `epoch`, which a resumed run trains again, and a line that a crash cut off."""
+        lines = self.metrics.read_bytes().splitlines(keepends=True) if self.metrics.exists() else []
+        kept = [line for line in lines if _epoch_of(line) <= epoch]
+        if kept != lines:
+            with self._writing(self.metrics):
+                replace_file(self.metrics, kept)
 
     def write_result(self, result):
         """result.json, written once, at the end."""
-        self.result.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        with self._writing(self.result):
+            replace_file(self.result, [json.dumps(result, indent=1).encode() + b"\n"])
+
+    @contextmanager
+    def _writing(self, path):
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"output_path: cannot write {path}: {error.strerror}; what was saved before is whole: "
+                "mend it and continue with --resume_ckpt auto"
+            ) from None
+
+
+def _epoch_of(line):
+    """The epoch of a line of metrics.jsonl; infinity if the line is not whole."""
+    try:
+        return json.loads(line)["epoch"] if line.endswith(b"\n") else math.inf
+    except (ValueError, TypeError, KeyError):
+        return math.inf

@@ -97,6 +97,11 @@ class TrainStep:
             if average is not None:
                 self._momentum = [m + average.state_of(weight) for m, weight in zip(self._momentum, pruner.weights)]
 
+    @property
+    def state(self):
+        """The Parameters of its own that change."""
+        return [self.loss_sum]
+
     def __call__(self, images, labels):
         self.step += 1
         if self.pruner is not None and self.pruner.is_update(self.step):

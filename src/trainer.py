@@ -1,5 +1,7 @@
 """The training loop: epochs, evaluation, metrics and checkpoints. How a mask is chosen is no concern of it."""
 
+import signal
+import sys
 import time
 from contextlib import nullcontext
 
@@ -9,15 +11,15 @@ from mindspore import Tensor, ops
 from tqdm import tqdm
 
 from .build import build_parts, describe_model
-from .checkpoint import write_network
 from .data import DATASETS, batches
 from .evaluation import Evaluator
 from .parallel import SINGLE, digest_of, local_batch_size
 from .pruning.allocation import total_budget
-from .pruning.pruner import prunable_weights
+from .pruning.pruner import UpdateRecord, prunable_weights
 from .report import sparsity_report
-from .resume import check_recipe, restore, save
+from .resume import RunState, check_recipe, read_run, recipe_hash
 from .run_folder import RunFolder
+from .stopping import SIGNALS, Stopped, StopSignals
 
 
 class Trainer:
@@ -35,35 +37,55 @@ class Trainer:
         self.network, self.optimizer, self.pruner, self.step = parts.network, parts.optimizer, parts.pruner, parts.step
         self.schedule, self.rates, self.average = parts.schedule, parts.rates, parts.average
         self.total_steps, self.steps_per_epoch = parts.total_steps, parts.data.steps_per_epoch
-        self.evaluate = Evaluator(self.network, local_batch_size(config.batch_size, workers.size), workers)
+        self.statistics = _statistics(self.network, self.average)
+        local_batch = local_batch_size(config.batch_size, workers.size)
+        self.evaluate = Evaluator(self.network, local_batch, workers, stop=self._leaves_evaluation)
+        self.state = RunState(
+            self.network,
+            self.optimizer,
+            self.pruner,
+            [p for part in (self.step, parts.scale, self.average) if part is not None for p in part.state],
+            [*self.statistics, *self.step.state],
+            workers,
+        )
+        self.signals = StopSignals()
+        self.epoch = 0  # finished epochs
         self.best = None
         self.last = None
-        self.seconds = 0.0
+        self.started = self.saved = time.monotonic()
 
     @property
     def writes(self):
         """Whether this process writes the output folder and prints."""
         return self.workers.rank == 0
 
+    @property
+    def seconds(self):
+        """The time the run has taken so far, over all its processes."""
+        return time.monotonic() - self.started
+
     def run(self):
-        """Train to the last epoch; returns the content of result.json."""
-        if self.config.resume_ckpt:
-            self._resume()
+        """Train to the last epoch; returns the content of result.json.
+
+        On SIGINT or SIGTERM it ends after the step at hand, saved, with Stopped.
+        """
+        found = self._resume() if self.config.resume_ckpt else None
+        if self.workers.size > 1:
+            weights = [parameter.asnumpy() for parameter in self.network.get_parameters()]
+            self.workers.check_equal(digest_of([*weights, self.step.step]), f"weights after step {self.step.step}")
         if self.writes:
             self.folder.open(self.config)
-            self.folder.keep_metrics(self.step.step // self.steps_per_epoch)
-        if self.workers.size > 1:
-            weights = (parameter.asnumpy() for parameter in self.network.get_parameters())
-            self.workers.check_equal(digest_of(weights), f"weights before step {self.step.step + 1}")
-        if self.step.step < self.total_steps:
+            self.folder.keep_metrics(self.epoch)
+            if found is not None and found.resolve() == self.folder.previous.resolve():
+                self.folder.go_back()
+        with self.signals:
+            if found is None:
+                self._save()  # so that there is something to resume from, and a full disk shows at once
             self._train_epochs()
         return self._write_result()
 
     def _train_epochs(self):
-        first = self.step.step // self.steps_per_epoch
-        if first:
-            self.parts.data.train.set_init_step(self.step.step)
-        iterator = self.parts.data.train.create_tuple_iterator(num_epochs=self.config.epoch_size)
+        iterator = self._open_iterator() if self.step.step < self.total_steps else None
         with tqdm(
             total=self.total_steps * self.config.batch_size,
             initial=self.step.step * self.config.batch_size,
@@ -71,63 +93,137 @@ class Trainer:
             unit_scale=True,
             disable=None if self.writes else True,
         ) as progress:
-            for epoch in range(first, self.config.epoch_size):
-                metrics = self._train_epoch(epoch + 1, iterator, progress)
+            while self.epoch < self.config.epoch_size:
+                metrics = self._train_epoch(iterator, progress)
                 self._finish_epoch(metrics)
                 if self.writes:
                     tqdm.write(format_epoch(metrics, self.config.epoch_size))
+                self._stop_if_told()
 
-    def _train_epoch(self, epoch, iterator, progress):
-        start = time.perf_counter()
-        ops.assign(self.step.loss_sum, Tensor(0.0, ms.float32))
-        self.step.last_update = self.step.last_rank_loss = None  # an epoch reports its own, also after a resume
-        for index, (images, labels) in enumerate(batches(iterator)):
+    def _open_iterator(self):
+        if self.step.step:
+            self.parts.data.train.set_init_step(self.step.step)
+        return self.parts.data.train.create_tuple_iterator(num_epochs=self.config.epoch_size)
+
+    def _train_epoch(self, iterator, progress):
+        """Train from where the run is to the end of the epoch, and evaluate; returns the metrics."""
+        start, first = time.monotonic(), self.step.step
+        if first == self.epoch * self.steps_per_epoch:
+            ops.assign(self.step.loss_sum, Tensor(0.0, ms.float32))
+            self.step.last_update = self.step.last_rank_loss = None  # an epoch reports its own
+        end = (self.epoch + 1) * self.steps_per_epoch
+        for images, labels in batches(iterator) if first < end else ():
             loss = self.step(images, labels)
             progress.update(self.config.batch_size)
-            if index % 20 == 0 and not progress.disable:  # reading the loss waits for the device
+            if self.step.step % 20 == 1 and not progress.disable:  # reading the loss waits for the device
                 density = 1.0 if self.pruner is None else self.pruner.density
                 progress.set_postfix(
                     loss=f"{float(loss):.3f}", lr=f"{self.rates[self.step.step - 1]:.4f}", density=f"{density:.4f}"
                 )
-        own = [self.step.loss_sum, self.step.last_rank_loss]
-        loss_sum, rank_loss = self.workers.mean([np.float32(0 if value is None else float(value)) for value in own])
-        train_loss = float(loss_sum) / self.steps_per_epoch
-        seconds = time.perf_counter() - start
+            if self.step.step < end:
+                self._save_if_due()
+        loss_sum, rank_loss = self.workers.mean([np.float32(float(self.step.loss_sum)), self._rank_loss()])
+        seconds = time.monotonic() - start
         self._average_statistics()
         with self._deployed_weights():
             scores = self.evaluate(self.parts.data.test)
-        self.seconds += time.perf_counter() - start
+        if scores is None:
+            self._stop(self.signals.received)
         update = self.step.last_update
         return {
-            "epoch": epoch,
+            "epoch": self.epoch + 1,
             "step": self.step.step,
             "lr": self.rates[self.step.step - 1],
-            "train_loss": train_loss,
+            "train_loss": float(loss_sum) / self.steps_per_epoch,
             "top1": scores.top1,
             "top5": scores.top5,
             "loss": scores.loss,
             "density": 1.0 if self.pruner is None else self.pruner.density,
             "drop_fraction": None if update is None else update.drop_fraction,
             "rank_loss": None if self.step.last_rank_loss is None else float(rank_loss),
-            "images_per_second": self.steps_per_epoch * self.config.batch_size / seconds,
+            "images_per_second": (self.step.step - first) * self.config.batch_size / seconds,
             "seconds": self.seconds,
         }
+
+    def _rank_loss(self):
+        return np.float32(0 if self.step.last_rank_loss is None else float(self.step.last_rank_loss))
 
     def _finish_epoch(self, metrics):
         """Checkpoints and metrics of one epoch. The best counts only once the network has its target sparsity."""
         self.last = {key: metrics[key] for key in ("epoch", "top1", "top5", "loss")}
+        self.epoch = metrics["epoch"]
         reached = self.schedule is None or self.schedule.reached_target(metrics["step"])
         if reached and (self.best is None or self.last["top1"] > self.best["top1"]):
             self.best = self.last
+        if self.writes:
+            if self.best is self.last:
+                self._write_network(self.folder.best, metrics)
+            self._write_network(self.folder.last, metrics)
+            self.folder.append_metrics(metrics)
+        self._save()
+
+    def _save(self):
+        """Write the state of the run; every worker gives its part."""
+        arrays = self.state.arrays()
+        rank_losses = self.workers.gather(self._rank_loss()[None])[:, 0].tolist()
+        self.saved = time.monotonic()
         if not self.writes:
             return
-        if self.best is self.last:
-            self._write_network(self.folder.best, metrics)
-        self._write_network(self.folder.last, metrics)
-        self.folder.append_metrics(metrics)
-        progress = {key: getattr(self, key) for key in ("best", "last", "seconds")}
-        progress.update(epoch=metrics["epoch"], step=self.step.step, config=dict(self.config))
-        save(self.folder.resume, self.network, self.optimizer, self.pruner, progress, self._other_state())
+        update = self.step.last_update
+        progress = {
+            "step": self.step.step,
+            "epoch": self.epoch,
+            "best": self.best,
+            "last": self.last,
+            "seconds": self.seconds,
+            "update": None if update is None else update._asdict(),
+            "rank_losses": None if self.step.last_rank_loss is None else rank_losses,
+            "recipe": recipe_hash(self.config),
+            "config": dict(self.config),
+        }
+        self.folder.write_state(arrays, progress)
+
+    def _save_if_due(self):
+        """Between two steps of an epoch: save if it is time, and stop if a signal came.
+
+        Workers agree on both at a step that counts updates, where they talk to each other anyway.
+        """
+        step, config = self.step.step, self.config
+        due = config.save_steps and step % config.save_steps == 0
+        stop = 0
+        if self.workers.size == 1 or step % config.update_interval == 0:
+            late = 0 < 60 * config.save_minutes <= time.monotonic() - self.saved
+            late, stop = self._agree(late)
+            due = due or late
+        if stop:
+            self._stop(stop)
+        if due:
+            self._save()
+
+    def _agree(self, late=False):
+        """Whether any worker finds a save due, and the signal that any has received, or 0."""
+        late, *signals = self.workers.any([late, *(self.signals.received == number for number in SIGNALS)])
+        return late, next((number for number, received in zip(SIGNALS, signals) if received), 0)
+
+    def _stop_if_told(self):
+        """After an epoch, which is saved: stop if a signal came."""
+        _, stop = self._agree()
+        if stop and self.epoch < self.config.epoch_size:
+            self._stop(stop)
+
+    def _leaves_evaluation(self):
+        """Whether to break an evaluation off. Several workers finish it, as they cannot agree on a batch."""
+        return self.workers.size == 1 and bool(self.signals.received)
+
+    def _stop(self, number):
+        """Save and end with Stopped, all workers at once."""
+        self._save()
+        self._agree()  # nobody leaves before the file is written
+        raise Stopped(
+            f"stopped by {signal.Signals(number).name} after step {self.step.step} of {self.total_steps}, saved; "
+            f"continue with --resume_ckpt auto --output_path {self.folder.path}",
+            number,
+        )
 
     def _write_result(self):
         self._check_zeros()
@@ -141,6 +237,7 @@ class Trainer:
             "best": self.best,
             "last": self.last,
             **report,
+            "recipe": recipe_hash(self.config),
             "seconds": self.seconds,
         }
         if self.writes:
@@ -152,11 +249,8 @@ class Trainer:
 
         In training each worker normalises by its own images, as the moving averages take no part in it.
         """
-        if self.workers.size == 1:
-            return
-        statistics = [parameter for parameter in self.network.get_parameters() if not parameter.requires_grad]
-        if statistics:
-            for parameter, mean in zip(statistics, self.workers.mean(p.asnumpy() for p in statistics)):
+        if self.workers.size > 1 and self.statistics:
+            for parameter, mean in zip(self.statistics, self.workers.mean(p.asnumpy() for p in self.statistics)):
                 ops.assign(parameter, Tensor(mean))
 
     def _check_zeros(self):
@@ -176,18 +270,28 @@ class Trainer:
 
     def _write_network(self, path, metrics):
         with self._deployed_weights():
-            write_network(path, self.network, self._describe(metrics))
-
-    def _other_state(self):
-        """Parameters beside network and optimiser that a resumed run needs."""
-        return [parameter for part in (self.parts.scale, self.average) if part is not None for parameter in part.state]
+            self.folder.write_network(path, self.network, self._describe(metrics))
 
     def _resume(self):
+        """Take over the state of a run; returns the file that it was found in."""
         path = self.folder.resume_path(self.config.resume_ckpt)
-        saved = restore(path, self.network, self.optimizer, self.pruner, self._other_state())
-        check_recipe(path, saved["config"], self.config)
-        self.step.step = saved["step"]
-        self.best, self.last, self.seconds = saved["best"], saved["last"], saved["seconds"]
+        arrays, saved, found = read_run(path)
+        check_recipe(found, saved["config"], self.config)
+        self.state.load(arrays, found)
+        self.step.step, self.epoch = saved["step"], saved["epoch"]
+        self.best, self.last = saved["best"], saved["last"]
+        self.started = time.monotonic() - saved["seconds"]
+        if saved["update"] is not None:
+            self.step.last_update = UpdateRecord(**saved["update"])
+        losses = saved["rank_losses"]
+        if losses is not None:
+            same = len(losses) == self.workers.size
+            self.step.last_rank_loss = losses[self.workers.rank] if same else sum(losses) / len(losses)
+        if self.writes:
+            if found != path:
+                print(f"{path} is missing or damaged; continuing from the copy before it, {found}", file=sys.stderr)
+            print(f"continuing after step {saved['step']}, recipe {recipe_hash(self.config)}", file=sys.stderr)
+        return found
 
     def _describe(self, metrics):
         """What a deployable checkpoint says of itself, enough to evaluate and export it."""
@@ -199,6 +303,12 @@ class Trainer:
             "epoch": metrics["epoch"],
             "top1": metrics["top1"],
         }
+
+
+def _statistics(network, average):
+    """What moves without being trained, and its averages: BatchNorm's statistics, each worker's own in an epoch."""
+    statistics = [parameter for parameter in network.get_parameters() if not parameter.requires_grad]
+    return statistics + ([a for p in statistics for a in average.state_of(p)] if average is not None else [])
 
 
 def format_epoch(metrics, epochs):

@@ -17,12 +17,14 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from src import parallel, resume
+from src import parallel
+from src.checkpoint import write_checkpoint
 from src.device import select_device
 from src.evaluation import Evaluator
 from src.optimizer import build_optimizer, learning_rates
 from src.pruning.pruner import Pruner, convolution_weights, prunable_weights
 from src.pruning.schedule import PruningSchedule
+from src.resume import RunState, read_run
 from src.rpg_cell import RPGWithLossCell, build_rank_term
 from src.train_step import TaskLoss, TrainStep
 
@@ -58,6 +60,7 @@ class Run:
         weights = convolution_weights(self.network)
         objective = RPGWithLossCell(task, build_rank_term("gram", 0.2), 5.0, weights, workers)
         self.step = TrainStep(task, self.optimizer, self.pruner, objective, rank_interval=3, workers=workers)
+        self.state = RunState(self.network, self.optimizer, self.pruner)
         self.masks, self.rank_losses = {}, {}
 
     def train(self, last):
@@ -73,11 +76,13 @@ class Run:
 
     def save(self, path):
         """Write the checkpoint of a run."""
-        resume.save(path, self.network, self.optimizer, self.pruner, {"step": self.step.step})
+        write_checkpoint(path, self.state.arrays(), {"step": self.step.step})
 
     def restore(self, path):
         """Continue from a checkpoint."""
-        self.step.step = resume.restore(path, self.network, self.optimizer, self.pruner)["step"]
+        arrays, progress, _ = read_run(path)
+        self.state.load(arrays, path)
+        self.step.step = progress["step"]
 
     def arrays(self):
         """Weights and masks by name."""

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import nn
 
-from src import checkpoint
+from src import files
 from src.checkpoint import load_weights, read_checkpoint, write_checkpoint, write_network
 from src.errors import InputError
 
@@ -75,7 +75,7 @@ def test_a_failing_write_leaves_the_old_file_and_no_litter(file, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", fail)
+    monkeypatch.setattr(files.os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         write_checkpoint(file, {"a": np.zeros(3, np.float32)}, {})
     assert file.read_bytes() == before

@@ -39,6 +39,7 @@ def test_train_says_what_it_did(trained):
         "best.ckpt",
         "last.ckpt",
         "resume.ckpt",
+        "resume.previous.ckpt",
         "config.yaml",
         "metrics.jsonl",
         "result.json",

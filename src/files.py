@@ -1,0 +1,53 @@
+"""Files that are replaced in one step: whatever happens, the old one or the new one is there, whole."""
+
+import os
+from pathlib import Path
+
+
+def replace_file(path, chunks, keep=None):
+    """Write pieces of bytes to `path`; the file so far, if there is one, is overwritten, or moves to `keep`.
+
+    The new file is complete on the disk before it takes its name. Raises OSError; then nothing half-written is left.
+    """
+    path = Path(path)
+    temporary = temporary_of(path)
+    try:
+        with open(temporary, "wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            os.replace(path, keep)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def append_line(path, line):
+    """Append a line of text; it is on the disk when this returns. Raises OSError."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def temporary_of(path):
+    """What a file is called while this process writes it."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def remove_temporaries(folder):
+    """Remove what killed processes left half-written."""
+    for file in Path(folder).glob(".*.tmp"):
+        file.unlink()
+
+
+def sync_folder(folder):
+    """Make a new name inside `folder` survive a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,39 @@
+"""Ending a run on a signal: it finishes its step, saves, and ends with the signal's exit code."""
+
+import signal
+import threading
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(Exception):
+    """A signal ended the run, and its state is saved. The message says how to continue."""
+
+    def __init__(self, message, number):
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
+class StopSignals:
+    """Inside its `with` block, SIGINT and SIGTERM are only noted in `received` (0 for none); a second one kills.
+
+    Python sees a signal between two of its own instructions: when the compiled step, or its compilation, is done.
+    """
+
+    def __init__(self):
+        self.received = 0
+        self._before = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():  # Python allows no handlers elsewhere
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, _):
+        self.received = number
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
