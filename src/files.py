@@ -21,8 +21,9 @@ def replace_file(path, chunks, keep=None):
             os.replace(path, keep)
         os.replace(temporary, path)
         sync_folder(path.parent)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
 
 
 def append_line(path, line):

@@ -1,0 +1,175 @@
+"""A run that is killed, stopped or damaged, and goes on to the same end, bit for bit."""
+
+import shutil
+import signal
+import time
+
+import pytest
+import reliability
+from runs import differences, digest_of_state, flip_a_byte, outcome, reference_run, start, wait_for_saves
+from tiny_train import Tiny
+
+from src.checkpoint import read_checkpoint
+from src.config import resolve
+from src.errors import run_program
+from src.models import MODELS
+from src.resume import previous_of
+from src.trainer import Trainer
+
+TINY = "tests/tiny_train.py"
+RESNET20 = MODELS["resnet20"]
+RECIPE = {"batch_size": 128, "update_interval": 4, "warmup_epochs": 1, "sparsity": 0.8, "lr": 0.05}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny():
+    """The tiny network in this process too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "resnet20", Tiny)
+        yield
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """Configuration, digests of the states by step, and outcome of an uninterrupted run of the tiny network."""
+    folder = tmp_path_factory.mktemp("reference")
+    config = resolve({**RECIPE, "epoch_size": 6, "save_steps": 1, "output_path": str(folder)})
+    return (config, *reference_run(config))
+
+
+@pytest.fixture
+def again(reference, tmp_path):
+    """A copy of the uninterrupted run's folder, and the configuration that resumes it."""
+    shutil.copytree(reference[0].output_path, tmp_path / "run")
+    return tmp_path / "run", resolve({**reference[0], "output_path": str(tmp_path / "run"), "resume_ckpt": "auto"})
+
+
+def end(process, timeout=120):
+    """Exit code and the lines on stderr."""
+    _, errors = process.communicate(timeout=timeout)
+    return process.returncode, errors.splitlines()
+
+
+def kill_after(folder, process, saves, delay):
+    """kill -9 some saves and seconds later; returns whether the run was still going."""
+    wait_for_saves(folder, saves, process)
+    time.sleep(delay)
+    process.kill()
+    return end(process)[0] == -signal.SIGKILL
+
+
+def assert_on_the_way(folder, states):
+    """The state in the folder, or the copy before it, is one of the uninterrupted run."""
+    path = folder / "resume.ckpt"
+    path = path if path.exists() else previous_of(path)
+    step = read_checkpoint(path)[1]["step"]
+    assert digest_of_state(path) == states[step], f"the state after step {step} differs"
+    return step
+
+
+def test_a_run_killed_stopped_and_damaged_ends_like_one_that_was_not(reference, tmp_path):
+    """kill -9 three times, SIGTERM once, the newest state damaged, the metrics torn: the end is the same."""
+    config, states, expected = reference
+    config = {**config, "output_path": tmp_path}
+    resume = ["--resume_ckpt", "auto"]
+    assert kill_after(tmp_path, start(TINY, config), saves=4, delay=0.005)
+    first = assert_on_the_way(tmp_path, states)
+
+    assert kill_after(tmp_path, start(TINY, config, *resume), saves=14, delay=0.012)
+    assert assert_on_the_way(tmp_path, states) > first
+    flip_a_byte(tmp_path / "resume.ckpt")
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 3, "st')
+
+    process = start(TINY, config, *resume)
+    wait_for_saves(tmp_path, 5, process)
+    process.send_signal(signal.SIGTERM)
+    code, (fallback, continuing, stopped) = end(process)
+    assert code == 143
+    assert fallback == (
+        f"{tmp_path}/resume.ckpt is missing or damaged; "
+        f"continuing from the copy before it, {tmp_path}/resume.previous.ckpt"
+    )
+    assert continuing.startswith("continuing after step ")
+    assert stopped.startswith("stopped by SIGTERM after step ")
+    assert stopped.endswith(f", saved; continue with --resume_ckpt auto --output_path {tmp_path}")
+    assert f"after step {assert_on_the_way(tmp_path, states)} of 66" in stopped
+
+    assert kill_after(tmp_path, start(TINY, config, *resume), saves=3, delay=0.02)
+    assert_on_the_way(tmp_path, states)
+    code, lines = end(start(TINY, config, *resume))
+    assert (code, len(lines)) == (0, 1)
+    assert differences(outcome(tmp_path), expected) == []
+    reliability.check(
+        "`kill -9` between two saves or inside one", "dies", "resumed from the last whole state; same end"
+    )
+    reliability.check(
+        "SIGTERM", "finishes the step, saves, exit code 143, says how to continue", "resumed from that step; same end"
+    )
+
+
+DAMAGE = {
+    "one byte of `resume.ckpt` changed": flip_a_byte,
+    "`resume.ckpt` cut off": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "`resume.ckpt` empty": lambda path: path.write_bytes(b""),
+    "`resume.ckpt` missing": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("fault", DAMAGE)
+def test_a_damaged_state_gives_way_to_the_one_before(fault, again, reference, capsys):
+    folder, config = again
+    DAMAGE[fault](folder / "resume.ckpt")
+    Trainer(config).run()
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"{folder}/resume.ckpt is missing or damaged; continuing from the copy before it")
+    assert "continuing after step 65, recipe " in others[0]
+    assert differences(outcome(folder), reference[2]) == []
+    # the damaged file has not become the copy before the newest
+    assert digest_of_state(folder / "resume.previous.ckpt") == reference[1][65]
+    reliability.check(fault, "says so in one line, goes on", "resumed from `resume.previous.ckpt`; same end")
+
+
+def test_two_damaged_states_are_an_input_error(again, capsys):
+    folder, config = again
+    for path in (folder / "resume.ckpt", folder / "resume.previous.ckpt"):
+        path.write_bytes(path.read_bytes()[:-1])
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(SystemExit) as ended:
+        run_program(lambda: Trainer(config).run())
+    message = capsys.readouterr().err
+    assert f"error: {folder}/resume.ckpt: " in message
+    assert f"; nor is the copy before it good: {folder}/resume.previous.ckpt: " in message
+    assert (ended.value.code, message.count("\n")) == (2, 1)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    reliability.check("both states damaged", "one line that names both, exit code 2", "nothing is touched")
+
+
+@pytest.mark.slow
+def test_twenty_kills_of_the_real_program(tmp_path, capsys):
+    """kill -9 at 20 random moments of one run of ResNet-20; after each, the state is that of an uninterrupted run."""
+    config = resolve({**RECIPE, "epoch_size": 12, "save_steps": 1, "output_path": str(tmp_path / "whole")})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "resnet20", RESNET20)
+        states, expected = reference_run(config)
+    config.output_path = str(tmp_path / "killed")
+    folder = tmp_path / "killed"
+    random = np.random.default_rng()
+    reached = []
+    while len(reached) < 20:
+        resume = ["--resume_ckpt", "auto"] if (folder / "resume.ckpt").exists() else []
+        saves = int(random.integers(1 - bool(resume), 7))
+        # Without a save to wait for, the moment lies in the start: imports, reading the state, the first compilation.
+        delay = random.uniform(0, 0.3 if saves else 15)
+        assert kill_after(folder, start("train.py", config, *resume), saves, delay)
+        reached.append(assert_on_the_way(folder, states))
+        with capsys.disabled():
+            print(
+                f"kill {len(reached):>2}: {saves} saves and {delay:5.2f} s later, state of step {reached[-1]} is exact"
+            )
+    assert end(start("train.py", config, "--resume_ckpt", "auto"))[0] == 0
+    assert differences(outcome(folder), expected) == []
+    with capsys.disabled():
+        print(
+            f"{len(reached)} of {len(reached)} resumed runs bit-identical, and so is the end after step {max(states)}"
+        )
