@@ -4,6 +4,7 @@ import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
 import reliability
 from runs import differences, digest_of_state, flip_a_byte, outcome, reference_run, start, wait_for_saves
