@@ -94,7 +94,20 @@ msrun --worker_num="$workers" --local_worker_num="$device_num" --node_rank="$nod
     --master_addr="$address" --master_port="$port" --join=True --log_dir="$logs" --tail_worker_log="$workers" \
     "$root/train.py" "${options[@]}" >"$launcher" 2>&1 &
 msrun=$!
-trap 'kill -INT $msrun 2>/dev/null; wait $msrun; exit 130' INT TERM
+# msrun would kill the workers at once; they are told instead, and save. A second signal is left to msrun.
+stop() {
+    trap 'kill -INT $msrun 2>/dev/null || true' INT TERM
+    for log in "${own[@]}"; do
+        process=$(sed -n '1s/^worker .*, process \([0-9]*\)$/\1/p' "$log" 2>/dev/null) || true
+        [ -z "$process" ] || kill -s "$1" "$process" 2>/dev/null || true
+    done
+    while kill -0 $msrun 2>/dev/null; do
+        wait $msrun || true
+    done
+    exit "$2"
+}
+trap 'stop INT 130' INT
+trap 'stop TERM 143' TERM
 if [ "$node_rank" = 0 ]; then
     tail --pid=$msrun -n +1 -F "${own[0]}" 2>/dev/null | grep --line-buffered -v '^\[INFO\] DISTRIBUTED' &
     tail=$!

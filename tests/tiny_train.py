@@ -28,9 +28,8 @@ class Tiny(nn.Cell):
         return self.classifier(ops.relu(self.conv2(features)).mean((2, 3)))
 
 
-MODELS["resnet20"] = Tiny
-
 if __name__ == "__main__":
+    MODELS["resnet20"] = Tiny
     import train
     from src.errors import run_program
 
