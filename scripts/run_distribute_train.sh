@@ -95,14 +95,15 @@ msrun --worker_num="$workers" --local_worker_num="$device_num" --node_rank="$nod
     "$root/train.py" "${options[@]}" >"$launcher" 2>&1 &
 msrun=$!
 # msrun would kill the workers at once; they are told instead, and save. A second signal is left to msrun.
+# shellcheck disable=SC2329 # the traps below invoke it
 stop() {
     trap 'kill -INT $msrun 2>/dev/null || true' INT TERM
     for log in "${own[@]}"; do
         process=$(sed -n '1s/^worker .*, process \([0-9]*\)$/\1/p' "$log" 2>/dev/null) || true
         [ -z "$process" ] || kill -s "$1" "$process" 2>/dev/null || true
     done
-    while kill -0 $msrun 2>/dev/null; do
-        wait $msrun || true
+    while kill -0 "$msrun" 2>/dev/null; do
+        wait "$msrun" || true
     done
     exit "$2"
 }

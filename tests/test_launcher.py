@@ -9,7 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from runs import differences, outcome
 from test_parallel import ENVIRONMENT
+
+from src.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -63,6 +66,34 @@ def test_a_killed_worker_ends_the_job_and_the_same_command_goes_on(tmp_path):
     scores = json.loads(done.stdout)
     # the averaged BatchNorm statistics are in the file, and two workers have counted 360 images
     assert (scores["top1"], scores["images"]) == (result["last"]["top1"], 360)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_job_goes_on_to_the_same_end(number, tmp_path):
+    """The signal goes to the launcher; both workers save in the same step, the last before which they talk."""
+    words = ["--save_steps", "3", "--ema_decay", "0.9", "--rank_interval", "3"]
+    whole = launch(tmp_path / "whole", *words)
+    assert whole.wait(timeout=300) == 0
+
+    folder = tmp_path / "stopped"
+    job = launch(folder, *words)
+    wait_for_epoch(folder, 1, job)
+    job.send_signal(number)
+    output, _ = job.communicate(timeout=120)
+    assert job.returncode == 128 + number, output
+    stopped = f"stopped by {number.name} after step "
+    assert output.count(stopped) == 1  # worker 0 alone is shown
+    assert stopped in (folder / "logs" / "worker_1.log").read_text()
+    step = read_checkpoint(folder / "resume.ckpt")[1]["step"]
+    assert f"{stopped}{step} of 44, saved" in output
+    assert step % 5 == 0 or step % 11 == 0
+
+    job = launch(folder, *words, "--resume_ckpt", "auto")
+    output, _ = job.communicate(timeout=300)
+    assert job.returncode == 0, output
+    assert f"continuing after step {step}, " in output
+    assert differences(outcome(folder), outcome(tmp_path / "whole")) == []
 
 
 @pytest.mark.parametrize(
