@@ -1,7 +1,6 @@
 """Ending a run on a signal: it finishes its step, saves, and ends with the signal's exit code."""
 
 import signal
-import threading
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -18,6 +17,7 @@ class StopSignals:
     """Inside its `with` block, SIGINT and SIGTERM are only noted in `received` (0 for none); a second one kills.
 
     Python sees a signal between two of its own instructions: when the compiled step, or its compilation, is done.
+    MindSpore takes SIGINT over when it compiles, and sends SIGTERM in its place; `renew()` takes it back.
     """
 
     def __init__(self):
@@ -25,13 +25,18 @@ class StopSignals:
         self._before = {}
 
     def __enter__(self):
-        if threading.current_thread() is threading.main_thread():  # Python allows no handlers elsewhere
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
     def __exit__(self, *_):
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def renew(self):
+        """Put the handlers in place again, unless a signal has come; a matter of microseconds."""
+        if self._before and not self.received:
+            for number in SIGNALS:
+                signal.signal(number, self._note)
 
     def _note(self, number, _):
         self.received = number

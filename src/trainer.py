@@ -114,6 +114,7 @@ class Trainer:
         end = (self.epoch + 1) * self.steps_per_epoch
         for images, labels in batches(iterator) if first < end else ():
             loss = self.step(images, labels)
+            self.signals.renew()
             progress.update(self.config.batch_size)
             if self.step.step % 20 == 1 and not progress.disable:  # reading the loss waits for the device
                 density = 1.0 if self.pruner is None else self.pruner.density
@@ -213,6 +214,7 @@ class Trainer:
 
     def _leaves_evaluation(self):
         """Whether to break an evaluation off. Several workers finish it, as they cannot agree on a batch."""
+        self.signals.renew()
         return self.workers.size == 1 and bool(self.signals.received)
 
     def _stop(self, number):

@@ -2,19 +2,22 @@
 
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 import reliability
-from runs import differences, digest_of_state, flip_a_byte, outcome, reference_run, start, wait_for_saves
+from runs import ROOT, differences, digest_of_state, flip_a_byte, outcome, reference_run, start, wait_for_saves
 from tiny_train import Tiny
 
 from src.checkpoint import read_checkpoint
 from src.config import resolve
-from src.errors import run_program
+from src.errors import InputError, run_program
 from src.models import MODELS
-from src.resume import previous_of
+from src.resume import check_recipe, previous_of, recipe_hash
+from src.stopping import Stopped
 from src.trainer import Trainer
 
 TINY = "tests/tiny_train.py"
@@ -146,6 +149,156 @@ def test_two_damaged_states_are_an_input_error(again, capsys):
     reliability.check("both states damaged", "one line that names both, exit code 2", "nothing is touched")
 
 
+class Interrupted(Exception):
+    """Stands for a crash."""
+
+
+def crash_after(trainer, step):
+    """Run a trainer until it crashes after a step."""
+    train = trainer.step
+
+    class Step:
+        def __call__(self, images, labels):
+            if train.step == step:
+                raise Interrupted
+            return train(images, labels)
+
+        def __getattr__(self, name):
+            return getattr(train, name)
+
+        def __setattr__(self, name, value):
+            setattr(train, name, value)
+
+    trainer.step = Step()
+    with pytest.raises(Interrupted):
+        trainer.run()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rank_interval": 3, "nesterov": True},
+        {"method": "set", "distribution": "erk"},
+        {"amp_level": "O2", "ema_decay": 0.9, "mixup": 0.2, "accumulation_steps": 2, "label_smoothing": 0.1},
+    ],
+    ids=str,
+)
+def test_every_kind_of_state_goes_on_from_the_middle_of_an_epoch(settings, tmp_path):
+    config = {**RECIPE, **settings, "epoch_size": 3, "save_steps": 5}
+    _, expected = reference_run(resolve({**config, "output_path": str(tmp_path / "whole")}))
+    config["output_path"] = str(tmp_path / "run")
+    crash_after(Trainer(resolve(config)), 18)  # step 15 of 33 is saved, the fourth of the second epoch
+    assert read_checkpoint(tmp_path / "run" / "resume.ckpt")[1]["step"] == 15
+    Trainer(resolve({**config, "resume_ckpt": "auto"})).run()
+    assert differences(outcome(tmp_path / "run"), expected) == []
+
+
+def test_a_signal_breaks_an_evaluation_off(reference, tmp_path):
+    """It is made again after the resume: the run stops between the last step of an epoch and its end."""
+    config = resolve({**reference[0], "epoch_size": 6, "save_steps": 0, "output_path": str(tmp_path)})
+    trainer = Trainer(config)
+    average = trainer._average_statistics
+
+    def signal_before_evaluation():
+        average()
+        if trainer.step.step == 22:
+            signal.raise_signal(signal.SIGINT)
+
+    trainer._average_statistics = signal_before_evaluation
+    with pytest.raises(Stopped, match="stopped by SIGINT after step 22 of 66, saved") as stopped:
+        trainer.run()
+    assert stopped.value.exit_code == 130
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+    resumed = Trainer(resolve({**config, "resume_ckpt": "auto"}))
+    resumed.run()
+    assert differences(outcome(tmp_path), {**reference[2], "result": outcome(tmp_path)["result"]}) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": 0.01, "update_interval": 3}, "recipe: lr was 0.05, is 0.01; update_interval was 4, is 3"),
+        ({"ema_decay": 0.9}, "recipe: ema_decay was 0.0, is 0.9"),
+        ({"seed": 3, "force": True}, "recipe: seed was 0, is 3"),
+        ({"lr": 0.01, "rank_solver": "svd"}, "recipe: lr was 0.05, is 0.01; rank_solver was 'auto', is 'svd'"),
+        ({"lr": 0.01, "rank_solver": "svd", "force": True}, "recipe: lr was 0.05, is 0.01"),
+        ({"rank_solver": "svd"}, "recipe: rank_solver was 'auto', is 'svd'; go on all the same with --force"),
+        ({"rank_solver": "svd", "accumulation_steps": 2, "pretrained": "none.ckpt", "force": True}, None),
+        ({"data_path": "x", "num_workers": 1, "save_steps": 7}, None),
+    ],
+    ids=str,
+)
+def test_another_recipe_is_refused_where_it_matters(changes, message, again):
+    folder, config = again
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    trainer = Trainer(resolve({**config, **changes}))
+    if message is None:
+        trainer.run()
+        return
+    with pytest.raises(InputError) as refused:
+        trainer.run()
+    assert str(refused.value) == f"resume_ckpt: {folder}/resume.ckpt comes from a run with another {message}"
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_key_younger_than_the_file_had_its_default():
+    config = resolve({})
+    saved = {key: value for key, value in config.items() if key != "ema_decay"}
+    check_recipe("x", saved, config)
+    with pytest.raises(InputError, match=r"ema_decay was 0\.0, is 0\.5"):
+        check_recipe("x", saved, resolve({"ema_decay": 0.5}))
+
+
+def test_the_hash_of_a_configuration_is_that_of_recipe_and_seed():
+    assert recipe_hash(resolve({})) == recipe_hash(resolve({"output_path": "x", "num_workers": 3, "save_steps": 5}))
+    others = [{"seed": 1}, {"lr": 0.2}, {"sparsity": 0.5}]
+    assert len({recipe_hash(resolve(settings)) for settings in ({}, *others)}) == 4
+
+
+@pytest.mark.slow
+def test_interrupt_by_the_keyboard(reference, tmp_path):
+    config, states, expected = reference
+    config = {**config, "output_path": tmp_path}
+    process = start(TINY, config)
+    wait_for_saves(tmp_path, 20, process)
+    process.send_signal(signal.SIGINT)
+    code, (line,) = end(process)
+    assert code == 130
+    assert f"stopped by SIGINT after step {assert_on_the_way(tmp_path, states)} of 66, saved; continue with" in line
+    assert end(start(TINY, config, "--resume_ckpt", "auto"))[0] == 0
+    assert differences(outcome(tmp_path), expected) == []
+    reliability.check(
+        "SIGINT (Ctrl-C)",
+        "finishes the step, saves, exit code 130, says how to continue",
+        "resumed from that step; same end",
+    )
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_while_training(reference, tmp_path):
+    """The program itself on a small file system; it goes on when there is more space."""
+    config, states, expected = reference
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=68k", "tmpfs", tmp_path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        folder = tmp_path / "run"
+        config = {**config, "output_path": folder}
+        code, lines = end(start(TINY, config))
+        assert (code, len(lines)) == (2, 1)
+        assert lines[0].startswith(f"error: output_path: cannot write {folder}/")
+        assert "No space left on device" in lines[0]
+        assert_on_the_way(folder, states)
+        subprocess.run(["mount", "-o", "remount,size=1m", tmp_path], check=True)
+        assert end(start(TINY, config, "--resume_ckpt", "auto"))[0] == 0
+        assert differences(outcome(folder), expected) == []
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+    reliability.check(
+        "disk full while training", f"one line, exit code {code}", "resumed once there was space; same end"
+    )
+
+
 @pytest.mark.slow
 def test_twenty_kills_of_the_real_program(tmp_path, capsys):
     """kill -9 at 20 random moments of one run of ResNet-20; after each, the state is that of an uninterrupted run."""
@@ -174,3 +327,14 @@ def test_twenty_kills_of_the_real_program(tmp_path, capsys):
         print(
             f"{len(reached)} of {len(reached)} resumed runs bit-identical, and so is the end after step {max(states)}"
         )
+
+
+@pytest.mark.slow
+def test_memory_stays_flat(tmp_path):
+    """2,002 steps of ResNet-20 with 380 mask updates and 131 saves, in a process of its own."""
+    program = ROOT / "tests" / "memory_run.py"
+    done = subprocess.run([sys.executable, program, tmp_path], capture_output=True, text=True, check=True)
+    resident = {int(step): float(size) for step, size in map(str.split, done.stdout.splitlines())}
+    early, late = resident[201], resident[2001]
+    print(f"resident memory {early:.1f} MiB after 201 steps, {late:.1f} MiB after 2,001: {late / early - 1:+.2%}")
+    assert late < 1.02 * early

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import reliability
 from runs import differences, outcome
 from test_parallel import ENVIRONMENT
 
@@ -94,6 +95,11 @@ def test_a_stopped_job_goes_on_to_the_same_end(number, tmp_path):
     assert job.returncode == 0, output
     assert f"continuing after step {step}, " in output
     assert differences(outcome(folder), outcome(tmp_path / "whole")) == []
+    reliability.check(
+        "SIGINT or SIGTERM to `run_distribute_train.sh`",
+        "all workers stop after the same step, saved; exit code 130 or 143",
+        "resumed from that step; same end",
+    )
 
 
 @pytest.mark.parametrize(

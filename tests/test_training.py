@@ -23,24 +23,6 @@ def same(one, other):
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
 
-class Interrupted(Exception):
-    """Stands for a crash."""
-
-
-def interrupt_after(trainer, epochs):
-    """Let a trainer crash right after it has finished some epochs."""
-    finish = trainer._finish_epoch
-
-    def finish_and_crash(metrics):
-        finish(metrics)
-        if metrics["epoch"] == epochs:
-            raise Interrupted
-
-    trainer._finish_epoch = finish_and_crash
-    with pytest.raises(Interrupted):
-        trainer.run()
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_ends_at_exactly_its_sparsity(method, small_run):
     trainer = Trainer(small_run(method=method, sparsity=0.95))
@@ -99,47 +81,12 @@ def test_same_seed_same_weights_other_seed_other_weights(small_run, tmp_path):
     assert not same(runs[0], runs[2])
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        pytest.param({"rank_interval": 3, "nesterov": True}, marks=pytest.mark.slow),
-        pytest.param({"method": "set"}, marks=pytest.mark.slow),
-        {"amp_level": "O2", "ema_decay": 0.9, "mixup": 0.2},
-    ],
-    ids=str,
-)
-def test_resumed_run_equals_an_uninterrupted_one(settings, small_run, tmp_path):
-    whole = Trainer(small_run(**settings, output_path=str(tmp_path / "whole")))
-    expected = whole.run()
-    interrupt_after(Trainer(small_run(**settings)), epochs=2)
-    resumed = Trainer(small_run(**settings, resume_ckpt="auto"))
-    result = resumed.run()
-    assert same(weights_of(whole), weights_of(resumed))
-    assert all(np.array_equal(a, b) for a, b in zip(whole.pruner.masks, resumed.pruner.masks))
-    assert {**result, "seconds": 0} == {**expected, "seconds": 0}
-    timed = ("seconds", "images_per_second")
-    one, other = (
-        [{k: v for k, v in json.loads(line).items() if k not in timed} for line in t.folder.metrics.open()]
-        for t in (whole, resumed)
-    )
-    assert one == other
-
-
 def test_a_finished_run_can_be_resumed_to_its_result(small_run):
     trainer = Trainer(small_run(epoch_size=1, update_interval=2))
     result = trainer.run()
     trainer.folder.result.unlink()  # as if the crash had come just before it was written
     again = Trainer(small_run(epoch_size=1, update_interval=2, resume_ckpt="auto")).run()
     assert again == result
-
-
-def test_a_changed_recipe_is_not_resumed(small_run):
-    trainer = Trainer(small_run(epoch_size=1, update_interval=2))
-    trainer.run()
-    changed = Trainer(small_run(epoch_size=1, update_interval=3, lr=0.01, resume_ckpt="auto"))
-    with pytest.raises(InputError, match=r"another recipe: lr was 0\.05, is 0\.01; update_interval was 2, is 3"):
-        changed.run()
 
 
 def test_a_run_is_not_overwritten_unasked(small_run):
@@ -169,12 +116,6 @@ def test_average_is_what_is_deployed(small_run):
     assert all(np.array_equal(resumable[f"network.{name}"], value) for name, value in weights_of(trainer).items())
     counted = sum(np.count_nonzero(weight) for weight in load_trained(trainer.folder.last).weights().values())
     assert counted == result["nonzeros"] <= round(0.1 * result["weights"])
-
-
-def test_resuming_with_another_recipe_is_an_input_error(small_run):
-    interrupt_after(Trainer(small_run()), epochs=1)
-    with pytest.raises(InputError, match=r"another recipe: ema_decay was 0\.0, is 0\.9"):
-        Trainer(small_run(ema_decay=0.9, resume_ckpt="auto")).run()
 
 
 def test_pretrained_weights_are_where_training_starts(small_run, tmp_path):
