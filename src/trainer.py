@@ -71,7 +71,7 @@ class Trainer:
         """
         found = self._resume() if self.config.resume_ckpt else None
         if self.workers.size > 1:
-            weights = [parameter.asnumpy() for parameter in self.network.get_parameters()]
+            weights = [parameter.asnumpy() for parameter in self.network.trainable_params()]
             self.workers.check_equal(digest_of([*weights, self.step.step]), f"weights after step {self.step.step}")
         if self.writes:
             self.folder.open(self.config)
