@@ -177,20 +177,28 @@ def crash_after(trainer, step):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"rank_interval": 3, "nesterov": True},
-        {"method": "set", "distribution": "erk"},
+        pytest.param({"rank_interval": 3, "nesterov": True}, marks=pytest.mark.slow),
+        pytest.param({"method": "set", "distribution": "erk"}, marks=pytest.mark.slow),
         {"amp_level": "O2", "ema_decay": 0.9, "mixup": 0.2, "accumulation_steps": 2, "label_smoothing": 0.1},
     ],
     ids=str,
 )
 def test_every_kind_of_state_goes_on_from_the_middle_of_an_epoch(settings, tmp_path):
     config = {**RECIPE, **settings, "epoch_size": 3, "save_steps": 5}
-    _, expected = reference_run(resolve({**config, "output_path": str(tmp_path / "whole")}))
+    states, expected = reference_run(resolve({**config, "output_path": str(tmp_path / "whole")}))
+    assert list(states) == [0, 5, 10, 11, 15, 20, 22, 25, 30, 33]  # before the run, every fifth step, epochs' ends
     config["output_path"] = str(tmp_path / "run")
     crash_after(Trainer(resolve(config)), 18)  # step 15 of 33 is saved, the fourth of the second epoch
     assert read_checkpoint(tmp_path / "run" / "resume.ckpt")[1]["step"] == 15
     Trainer(resolve({**config, "resume_ckpt": "auto"})).run()
     assert differences(outcome(tmp_path / "run"), expected) == []
+
+
+@pytest.mark.parametrize(("minutes", "saved"), [(1e-9, list(range(12))), (0, [0, 11])])
+def test_saves_by_the_clock(minutes, saved, tmp_path):
+    settings = {"epoch_size": 1, "save_minutes": minutes, "output_path": str(tmp_path), "method": "dense"}
+    states, _ = reference_run(resolve({**RECIPE, **settings, "sparsity": 0.0}))
+    assert list(states) == saved
 
 
 def test_a_signal_breaks_an_evaluation_off(reference, tmp_path):

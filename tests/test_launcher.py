@@ -75,13 +75,13 @@ def test_a_stopped_job_goes_on_to_the_same_end(number, tmp_path):
     """The signal goes to the launcher; both workers save in the same step, the last before which they talk."""
     words = ["--save_steps", "3", "--ema_decay", "0.9", "--rank_interval", "3"]
     whole = launch(tmp_path / "whole", *words)
-    assert whole.wait(timeout=300) == 0
+    assert whole.wait(timeout=900) == 0
 
     folder = tmp_path / "stopped"
     job = launch(folder, *words)
     wait_for_epoch(folder, 1, job)
     job.send_signal(number)
-    output, _ = job.communicate(timeout=120)
+    output, _ = job.communicate(timeout=300)
     assert job.returncode == 128 + number, output
     stopped = f"stopped by {number.name} after step "
     assert output.count(stopped) == 1  # worker 0 alone is shown
@@ -91,7 +91,7 @@ def test_a_stopped_job_goes_on_to_the_same_end(number, tmp_path):
     assert step % 5 == 0 or step % 11 == 0
 
     job = launch(folder, *words, "--resume_ckpt", "auto")
-    output, _ = job.communicate(timeout=300)
+    output, _ = job.communicate(timeout=900)
     assert job.returncode == 0, output
     assert f"continuing after step {step}, " in output
     assert differences(outcome(folder), outcome(tmp_path / "whole")) == []
