@@ -14,6 +14,7 @@ from src.export.deployed import describe_interface, prepare
 from src.export.mindir import export_mindir
 from src.export.report import TOLERANCE
 from src.plan import format_plan
+from src.resume import recipe_hash
 from src.trained import load_trained
 from src.trainer import Trainer
 from tests.test_convert import random_weights, shapes
@@ -38,6 +39,7 @@ def test_every_recipe_plans_its_run_without_the_data(path):
     plan = format_plan(build_parts(config))
     assert f"{config.epoch_size} epochs of " in plan
     assert "kept at start" in plan
+    assert f"recipe {recipe_hash(config)}" in plan
     if config.method != "dense":
         assert f"{1 - config.sparsity:.5f}" in plan  # the density of the last tenth
 
