@@ -79,7 +79,7 @@ class Trainer:
             if found is not None and found.resolve() == self.folder.previous.resolve():
                 self.folder.go_back()
         with self.signals:
-            if found is None:
+            if found is None or found.resolve().parent != self.folder.path.resolve():
                 self._save()  # so that there is something to resume from, and a full disk shows at once
             self._train_epochs()
         return self._write_result()
@@ -128,6 +128,7 @@ class Trainer:
         self._average_statistics()
         with self._deployed_weights():
             scores = self.evaluate(self.parts.data.test)
+        self.signals.renew()
         if scores is None:
             self._stop(self.signals.received)
         update = self.step.last_update
@@ -222,8 +223,8 @@ class Trainer:
         self._save()
         self._agree()  # nobody leaves before the file is written
         raise Stopped(
-            f"stopped by {signal.Signals(number).name} after step {self.step.step} of {self.total_steps}, saved; "
-            f"continue with --resume_ckpt auto --output_path {self.folder.path}",
+            f"stopped by {signal.Signals(number).name} after step {self.step.step} of {self.total_steps}, "
+            f"saved in {self.folder.path}; continue with the same command and --resume_ckpt auto",
             number,
         )
 

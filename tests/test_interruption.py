@@ -96,7 +96,7 @@ def test_a_run_killed_stopped_and_damaged_ends_like_one_that_was_not(reference, 
     )
     assert continuing.startswith("continuing after step ")
     assert stopped.startswith("stopped by SIGTERM after step ")
-    assert stopped.endswith(f", saved; continue with --resume_ckpt auto --output_path {tmp_path}")
+    assert stopped.endswith(f", saved in {tmp_path}; continue with the same command and --resume_ckpt auto")
     assert f"after step {assert_on_the_way(tmp_path, states)} of 66" in stopped
 
     assert kill_after(tmp_path, start(TINY, config, *resume), saves=3, delay=0.02)
@@ -249,6 +249,13 @@ def test_another_recipe_is_refused_where_it_matters(changes, message, again):
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_a_run_goes_on_in_another_folder(again, tmp_path):
+    folder, config = again
+    other = resolve({**config, "resume_ckpt": str(folder / "resume.ckpt"), "output_path": str(tmp_path / "other")})
+    Trainer(other).run()
+    assert digest_of_state(tmp_path / "other" / "resume.ckpt") == digest_of_state(folder / "resume.ckpt")
+
+
 def test_a_key_younger_than_the_file_had_its_default():
     config = resolve({})
     saved = {key: value for key, value in config.items() if key != "ema_decay"}
@@ -272,7 +279,10 @@ def test_interrupt_by_the_keyboard(reference, tmp_path):
     process.send_signal(signal.SIGINT)
     code, (line,) = end(process)
     assert code == 130
-    assert f"stopped by SIGINT after step {assert_on_the_way(tmp_path, states)} of 66, saved; continue with" in line
+    assert (
+        f"stopped by SIGINT after step {assert_on_the_way(tmp_path, states)} of 66, saved in {tmp_path}; continue with"
+        in line
+    )
     assert end(start(TINY, config, "--resume_ckpt", "auto"))[0] == 0
     assert differences(outcome(tmp_path), expected) == []
     reliability.check(
