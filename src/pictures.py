@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 WIDTH = 6.4  # inches
 DPI = 150
@@ -47,16 +47,17 @@ def draw_curves(metrics):
     panels = [panel for panel in CURVES if _has_something_to_show(panel, metrics)]
     figure, rows = _new_figure([1.55] * len(panels))
     steps = [line["step"] for line in metrics]
-    marker = "o" if len(steps) <= 60 else "."
+    size = 2.5 if len(steps) <= 60 else 1.0  # a mark at least: a value between two gaps has no line
     for axes, panel in zip(rows, panels):
         for (key, label), colour in zip(panel.labels.items(), (BLUE, VERMILION)):
             values = [_number(line.get(key)) * panel.factor for line in metrics]
-            axes.plot(steps, values, color=colour, label=label, marker=marker, markersize=2.5, linewidth=1.3)
+            axes.plot(steps, values, color=colour, label=label, marker="o", markersize=size, linewidth=1.3)
         axes.set_xlim(0, 1.02 * steps[-1])
         if panel.logarithmic:
             _use_log_scale(axes, [value for value in values if value > 0])
         _add_title(axes, panel.title, len(panel.labels))
     rows[-1].set_xlabel("step")
+    rows[-1].xaxis.set_major_locator(MaxNLocator(8, integer=True))
     rows[-1].xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
     return _png(figure)
 
@@ -87,7 +88,8 @@ def draw_layers(reports):
                 marker="o", markersize=3.5 if len(names) <= MOST_NAMES else 2.2, markerfacecolor=face,
             )  # fmt: skip
         empty = [index for index, row in enumerate(shown) if row and row["density"] == 0]
-        density.plot(empty, [foot] * len(empty), "x", color=colour, clip_on=False, markersize=5)
+        (crosses,) = density.plot(empty, [foot] * len(empty), "x", color=colour, clip_on=False, markersize=5)
+        crosses.set_in_layout(False)  # they may stand over the edge of the panel
     _add_title(density, "density, %", len(reports))
     _add_title(rank, "rank, as a share of the largest possible")
     _add_title(tail_rank, "tail-energy rank, as a share of the largest possible")
@@ -135,7 +137,7 @@ def _use_log_scale(axes, values):
     axes.set_ylim(low / 1.4, high * 1.4)
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 200 else (1.0,)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.minorticks_off()
 
 
 def _name_layers(axes, names):

@@ -40,7 +40,7 @@ class Picture(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table of strings: text: indices of columns that are words, not numbers; marked: indices of rows to point out."""
+    """A table of strings; text: indices of columns of words, not numbers; marked: indices of rows to point out."""
 
     title: str
     headers: list
@@ -86,7 +86,7 @@ def open_report_folder(folder, overwrite):
     except OSError as error:
         raise InputError(f"report: cannot write to {folder}: {error.strerror}") from None
     if held and not overwrite:
-        raise InputError(f"report: {folder} already holds a report; replace it with --overwrite, or name another folder")
+        raise InputError(f"report: {folder} already holds a report; replace it with --overwrite, or choose another")
 
 
 def write_report(folder, page):

@@ -1,11 +1,11 @@
 """What the report of a run, or of one or two checkpoints, says: figures, pictures and tables from plain data."""
 
 import json
-from pathlib import Path
 
 import yaml
 
 from .config import Config
+from .errors import InputError
 from .pictures import draw_curves, draw_layers
 from .report_page import Card, Page, Picture, Table, write_report
 from .run_folder import RunFolder
@@ -23,7 +23,12 @@ SUMMARY = (  # of a comparison: what it is called, and how it is found in an eva
     ("average relative rank", lambda e: number(e["average_relative_rank"], ".3f")),
     ("average relative tail-energy rank", lambda e: number(e["average_relative_tail_rank"], ".3f")),
 )
-LAYER_COLUMNS = (  # what a layer has that training changes
+FIXED_COLUMNS = (  # what a layer has that training leaves as it is
+    ("shape", lambda layer: "x".join(map(str, layer["shape"]))),
+    ("weights", lambda layer: number(layer["weights"], ",")),
+    ("largest rank", lambda layer: number(layer["max_rank"], ",")),
+)
+LAYER_COLUMNS = (  # and what training changes
     ("non-zeros", lambda layer: number(layer["nonzeros"], ",")),
     ("density, %", lambda layer: number(100 * layer["density"], ".2f")),
     ("rank", lambda layer: number(layer["rank"], ",")),
@@ -61,6 +66,21 @@ def write_run_report(path):
     return write_report(path, describe_run(config, metrics, result))
 
 
+def write_evaluation_report(folder, evaluations, configs):
+    """Draw and describe one checkpoint, or two side by side, in an open folder; returns the paths written.
+
+    evaluations: scores and sparsity report of each in one dict; configs: of their training. Raises InputError.
+    """
+    if len(evaluations) == 1:
+        page = describe_checkpoint(evaluations[0], configs[0])
+    else:
+        page = describe_comparison(evaluations, configs)
+    try:
+        return write_report(folder, page)
+    except OSError as error:
+        raise InputError(f"report: cannot write to {folder}: {error.strerror}") from None
+
+
 def describe_run(config, metrics, result):
     """The Page of a run: config: its settings; metrics: lines of metrics.jsonl; result: of result.json."""
     initial = result.get("initial")
@@ -81,7 +101,7 @@ def describe_run(config, metrics, result):
 
 
 def describe_checkpoint(evaluation, config):
-    """The Page of one checkpoint: evaluation: scores and sparsity report in one dict; config: of its training."""
+    """The Page of one checkpoint; see `write_evaluation_report`."""
     reports = {"after": evaluation["layers"]}
     scores = [
         _percent_card("top-1 accuracy", evaluation["top1"], f"{evaluation['images']:,} test images"),
@@ -97,7 +117,7 @@ def describe_checkpoint(evaluation, config):
 
 
 def describe_comparison(evaluations, configs):
-    """The Page of two checkpoints side by side, A and B; arguments as in `describe_checkpoint`, two of each."""
+    """The Page of two checkpoints side by side, A and B; see `write_evaluation_report`."""
     reports = {label: evaluation["layers"] for label, evaluation in zip("AB", evaluations)}
     rows = [[name, *(show(evaluation) for evaluation in evaluations)] for name, show in SUMMARY]
     return Page(
@@ -186,21 +206,14 @@ def _layer_table(reports):
         rows.append(
             [
                 name,
-                *(_same(known, show) for _, show in _FIXED_COLUMNS),
+                *(_same(known, show) for _, show in FIXED_COLUMNS),
                 *(NONE if layer is None else show(layer) for _, show in LAYER_COLUMNS for layer in versions),
             ]
         )
     labels = list(reports) if len(reports) > 1 else [""]
-    headers = ["layer", *(name for name, _ in _FIXED_COLUMNS)]
+    headers = ["layer", *(name for name, _ in FIXED_COLUMNS)]
     headers += [f"{name} {label}".strip() for name, _ in LAYER_COLUMNS for label in labels]
     return Table("Layers", headers, rows)
-
-
-_FIXED_COLUMNS = (
-    ("shape", lambda layer: "x".join(map(str, layer["shape"]))),
-    ("weights", lambda layer: number(layer["weights"], ",")),
-    ("largest rank", lambda layer: number(layer["max_rank"], ",")),
-)
 
 
 def _same(layers, show):
