@@ -12,11 +12,11 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-WIDTH = 6.4  # inches
-DPI = 150
+WIDTH = 5.6  # inches
+DPI = 160
 BLUE, VERMILION = "#0072b2", "#d55e00"  # of Okabe and Ito, told apart by the colour-blind as well
 GREY = "#9a9a9a"
-STYLES = {"before": (GREY, "white"), "B": (VERMILION, VERMILION)}  # line and inside of the marks, else blue
+STYLES = {"before": (GREY, "white"), "B": (VERMILION, "none")}  # line and inside of the marks, else blue
 MOST_NAMES = 54  # layer names that fit side by side in the smallest legible type
 
 
@@ -33,8 +33,8 @@ CURVES = (
     Panel("loss", {"train_loss": "training", "loss": "test"}),
     Panel("accuracy on the test data, %", {"top1": "top-1", "top5": "top-5"}),
     Panel("density, %", {"density": ""}, 100.0, logarithmic=True),
-    Panel("drop fraction at the last mask update of an epoch", {"drop_fraction": ""}),
-    Panel("rank term at the last mask update of an epoch", {"rank_loss": ""}),
+    Panel("drop fraction, at the last mask update of an epoch", {"drop_fraction": ""}),
+    Panel("rank term, at the last mask update of an epoch", {"rank_loss": ""}),
 )
 
 
@@ -144,7 +144,7 @@ def _name_layers(axes, names):
     """Name every layer below the axis, or every second and so on of a long network."""
     every = math.ceil(len(names) / MOST_NAMES)
     shown = names[::every]
-    size = min(8.0, 0.85 * 72 * 5.6 / len(shown))  # points: 5.6 inches are shared by the names
+    size = min(8.0, 0.85 * 72 * 4.9 / len(shown))  # points: 4.9 inches are shared by the names
     axes.set_xlim(-0.7, len(names) - 0.3)
     axes.set_xticks(range(0, len(names), every))
     axes.set_xticklabels([name.removesuffix(".weight") for name in shown], rotation=90, fontsize=size)

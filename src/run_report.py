@@ -140,14 +140,14 @@ def _run_cards(metrics, result, initial):
         _percent_card("top-1 accuracy, best", best["top1"], f"epoch {best['epoch']}; top-5 {best['top5']:.2f} %"),
         _percent_card("top-1 accuracy, last", last["top1"], f"epoch {last['epoch']}; top-5 {last['top5']:.2f} %"),
         *_sparsity_cards(result, initial),
-        Card("time", _duration(result["seconds"]), f"{metrics[-1]['images_per_second']:,.0f} images/s at the end"),
+        Card("time", _duration(result["seconds"]), f"{metrics[-1]['images_per_second']:,.0f} images/s at last"),
     )
 
 
 def _sparsity_cards(report, initial):
     ranks = []
     for name, key in (("rank", "average_relative_rank"), ("tail-energy rank", "average_relative_tail_rank")):
-        note = "mean over layers of the share" + (f"; before {initial[key]:.3f}" if initial else "")
+        note = f"before training {initial[key]:.3f}" if initial else "mean over layers"
         ranks.append(Card(f"relative {name}", f"{report[key]:.3f}", note))
     left = f"{report['nonzeros']:,} of {report['weights']:,} weights left"
     return (Card("sparsity", f"{100 * report['sparsity']:.2f} %", left), *ranks)
@@ -167,8 +167,8 @@ def _duration(seconds):
 
 def _layer_picture(reports):
     caption = (
-        "Every layer in the network's order. The rank is that of the matrix with one row per output channel; the "
-        "tail-energy rank is the number of singular values that hold all but the tail energy (tail_energy, eta)."
+        "The rank is that of the layer's matrix with one row per output channel; the tail-energy rank is the number of "
+        "its largest singular values that hold all energy but about the share tail_energy. A cross: no weight is left."
     )
     return Picture("layers.png", draw_layers(reports), _describe_layers(reports), caption)
 
