@@ -52,10 +52,10 @@ class Table(NamedTuple):
 
 
 class Page(NamedTuple):
-    """All that a report says; summary: a table before the pictures, in place of the cards."""
+    """All that a report says; origins: where it comes from, in lines; summary: a table in place of the cards."""
 
     title: str
-    subtitle: str
+    origins: list
     pictures: list
     tables: list
     cards: tuple = ()

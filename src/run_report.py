@@ -12,7 +12,6 @@ from .run_folder import RunFolder
 
 NONE = "–"
 SUMMARY = (  # of a comparison: what it is called, and how it is found in an evaluation
-    ("checkpoint", lambda e: e["ckpt"]),
     ("top-1 accuracy, %", lambda e: number(e["top1"], ".2f")),
     ("top-5 accuracy, %", lambda e: number(e["top5"], ".2f")),
     ("loss", lambda e: number(e["loss"], ".4f")),
@@ -23,16 +22,16 @@ SUMMARY = (  # of a comparison: what it is called, and how it is found in an eva
     ("average relative rank", lambda e: number(e["average_relative_rank"], ".3f")),
     ("average relative tail-energy rank", lambda e: number(e["average_relative_tail_rank"], ".3f")),
 )
-FIXED_COLUMNS = (  # what a layer has that training leaves as it is
-    ("shape", lambda layer: "x".join(map(str, layer["shape"]))),
-    ("weights", lambda layer: number(layer["weights"], ",")),
-    ("largest rank", lambda layer: number(layer["max_rank"], ",")),
-)
-LAYER_COLUMNS = (  # and what training changes
-    ("non-zeros", lambda layer: number(layer["nonzeros"], ",")),
+LAYER_COLUMNS = (  # what training changes of a layer
     ("density, %", lambda layer: number(100 * layer["density"], ".2f")),
+    ("non-zeros", lambda layer: number(layer["nonzeros"], ",")),
     ("rank", lambda layer: number(layer["rank"], ",")),
     ("tail-energy rank", lambda layer: number(layer["tail_rank"], ",")),
+)
+FIXED_COLUMNS = (  # and what it leaves
+    ("largest rank", lambda layer: number(layer["max_rank"], ",")),
+    ("weights", lambda layer: number(layer["weights"], ",")),
+    ("shape", lambda layer: "x".join(map(str, layer["shape"]))),
 )
 EPOCH_COLUMNS = (
     ("epoch", "epoch", ","),
@@ -89,7 +88,7 @@ def describe_run(config, metrics, result):
     curves = Picture("curves.png", draw_curves(metrics), _describe_curves(metrics), "One point per epoch.")
     return Page(
         _title(config),
-        f"Output of train.py in {config['output_path']}",
+        [f"Output of train.py in {config['output_path']}"],
         [curves, _layer_picture(reports)],
         [
             _layer_table(reports),
@@ -109,7 +108,7 @@ def describe_checkpoint(evaluation, config):
     ]
     return Page(
         _title(config),
-        f"Checkpoint {evaluation['ckpt']}",
+        [f"Checkpoint {evaluation['ckpt']}"],
         [_layer_picture(reports)],
         [_layer_table(reports), _settings({"value": config})],
         cards=(*scores, *_sparsity_cards(evaluation, None)),
@@ -122,7 +121,7 @@ def describe_comparison(evaluations, configs):
     rows = [[name, *(show(evaluation) for evaluation in evaluations)] for name, show in SUMMARY]
     return Page(
         "Two checkpoints compared",
-        "; ".join(f"{label}: {_title(config)}" for label, config in zip("AB", configs)),
+        [f"{label}: {_title(config)}, {e['ckpt']}" for label, config, e in zip("AB", configs, evaluations)],
         [_layer_picture(reports)],
         [_layer_table(reports), _settings(dict(zip("AB", configs)))],
         summary=Table("Scores", ["", "A", "B"], rows),
@@ -137,8 +136,8 @@ def _title(config):
 def _run_cards(metrics, result, initial):
     best, last = result["best"], result["last"]
     return (
-        _percent_card("top-1 accuracy, best", best["top1"], f"epoch {best['epoch']}; top-5 {best['top5']:.2f} %"),
-        _percent_card("top-1 accuracy, last", last["top1"], f"epoch {last['epoch']}; top-5 {last['top5']:.2f} %"),
+        _percent_card("top-1 accuracy, best", best["top1"], f"epoch {best['epoch']}; top-5 {best['top5']:.2f}\u00a0%"),
+        _percent_card("top-1 accuracy, last", last["top1"], f"epoch {last['epoch']}; top-5 {last['top5']:.2f}\u00a0%"),
         *_sparsity_cards(result, initial),
         Card("time", _duration(result["seconds"]), f"{metrics[-1]['images_per_second']:,.0f} images/s at last"),
     )
@@ -146,15 +145,15 @@ def _run_cards(metrics, result, initial):
 
 def _sparsity_cards(report, initial):
     ranks = []
-    for name, key in (("rank", "average_relative_rank"), ("tail-energy rank", "average_relative_tail_rank")):
-        note = f"before training {initial[key]:.3f}" if initial else "mean over layers"
-        ranks.append(Card(f"relative {name}", f"{report[key]:.3f}", note))
+    for name, key in (("relative rank", "average_relative_rank"), ("tail-energy rank", "average_relative_tail_rank")):
+        note = "mean over layers" + (f"; before training {initial[key]:.3f}" if initial else "")
+        ranks.append(Card(name, f"{report[key]:.3f}", note))
     left = f"{report['nonzeros']:,} of {report['weights']:,} weights left"
-    return (Card("sparsity", f"{100 * report['sparsity']:.2f} %", left), *ranks)
+    return (Card("sparsity", f"{100 * report['sparsity']:.2f}\u00a0%", left), *ranks)
 
 
 def _percent_card(name, value, note):
-    return Card(name, f"{number(value, '.2f')} %", note)
+    return Card(name, f"{number(value, '.2f')}\u00a0%", note)
 
 
 def _duration(seconds):
@@ -206,14 +205,13 @@ def _layer_table(reports):
         rows.append(
             [
                 name,
-                *(_same(known, show) for _, show in FIXED_COLUMNS),
                 *(NONE if layer is None else show(layer) for _, show in LAYER_COLUMNS for layer in versions),
+                *(_same(known, show) for _, show in FIXED_COLUMNS),
             ]
         )
     labels = list(reports) if len(reports) > 1 else [""]
-    headers = ["layer", *(name for name, _ in FIXED_COLUMNS)]
-    headers += [f"{name} {label}".strip() for name, _ in LAYER_COLUMNS for label in labels]
-    return Table("Layers", headers, rows)
+    changing = [f"{name} {label}".strip() for name, _ in LAYER_COLUMNS for label in labels]
+    return Table("Layers", ["layer", *changing, *(name for name, _ in FIXED_COLUMNS)], rows)
 
 
 def _same(layers, show):
