@@ -54,6 +54,11 @@ def test_every_method_ends_at_exactly_its_sparsity(method, small_run):
         assert not weight.asnumpy()[~mask].any()
 
 
+def test_a_sparse_start_is_what_the_first_report_says(small_run):
+    trainer = Trainer(small_run(method="set", sparsity=0.9, epoch_size=1))
+    assert trainer.run()["initial"]["sparsity"] == pytest.approx(0.9, abs=1e-5)
+
+
 def test_dense_training_prunes_nothing(small_run):
     result = Trainer(small_run(method="dense")).run()
     assert result["sparsity"] < 1e-4
@@ -72,6 +77,8 @@ def test_outputs(small_run):
     assert result["last"]["top1"] == lines[-1]["top1"]
     assert result["top1"] == result["best"]["top1"] == lines[result["best"]["epoch"] - 1]["top1"]
     assert set(result["layers"][0]) >= {"name", "shape", "weights", "nonzeros", "rank", "tail_rank"}
+    names = [layer["name"] for layer in result["layers"]]
+    assert [(layer["name"], layer["density"]) for layer in result["initial"]["layers"]] == [(n, 1.0) for n in names]
     # the deployable checkpoints hold the network's own keys, as MindSpore reads them
     own = {parameter.name for parameter in trainer.network.get_parameters()}
     assert set(ms.load_checkpoint(str(folder.best), crc_check=True)) == own
