@@ -65,7 +65,7 @@ CURVES = {
 LAYERS = {
     "before and after": {"before": layers_of(RESNET20, 1), "after": layers_of(RESNET20, 2, empty=RESNET20[7:9])},
     "one checkpoint": {"after": layers_of(RESNET20, 1)},
-    "two networks": {"A": layers_of(RESNET20, 1), "B": layers_of(RESNET20[:9] + ["other_$name"], 2)},
+    "two networks": {"A": layers_of(RESNET20, 1), "B": layers_of([*RESNET20[:9], "other_$name"], 2)},
     "105 layers": {"before": layers_of(RESNET101, 1), "after": layers_of(RESNET101, 2)},
     "one layer, empty": {"after": layers_of(RESNET20[:1], 1, empty=RESNET20[:1])},
 }

@@ -1,4 +1,4 @@
-"""The report page: what it says is what the files say, whatever they hold is shown as text, and it needs nothing else."""
+"""The report page: it says what the files say, shows whatever they hold as text, and needs nothing else."""
 
 import base64
 import errno
@@ -169,7 +169,7 @@ def test_a_report_is_not_overwritten_unasked(run):
     with pytest.raises(InputError, match="already holds a report; replace it with --overwrite"):
         open_report_folder(run[0], overwrite=False)
     open_report_folder(run[0], overwrite=True)
-    with pytest.raises(InputError, match="report: cannot write to .*result.json: File exists"):
+    with pytest.raises(InputError, match=r"report: cannot write to .*result\.json: File exists"):
         open_report_folder(run[0] / "result.json", overwrite=True)
 
 
@@ -207,7 +207,7 @@ def open_browser(playwright):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["run", "comparison"])
 def test_a_browser_shows_the_page(run, kind, tmp_path):
-    """Pictures load, nothing is complained of, nothing is fetched, and the page fits a desk, a telephone and the dark."""
+    """Pictures load, nothing is complained of or fetched, and the page fits a desk, a telephone and the dark."""
     sync_playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").sync_playwright
     folder = run[0]
     if kind == "comparison":
