@@ -139,7 +139,7 @@ def _run_cards(metrics, result, initial):
         _percent_card("top-1 accuracy, best", best["top1"], f"epoch {best['epoch']}; top-5 {best['top5']:.2f}\u00a0%"),
         _percent_card("top-1 accuracy, last", last["top1"], f"epoch {last['epoch']}; top-5 {last['top5']:.2f}\u00a0%"),
         *_sparsity_cards(result, initial),
-        Card("time", _duration(result["seconds"]), f"{metrics[-1]['images_per_second']:,.0f} images/s at last"),
+        Card("time", _duration(result["seconds"]), f"{metrics[-1]['images_per_second']:,.0f} images/s in the last epoch"),
     )
 
 
@@ -157,11 +157,9 @@ def _percent_card(name, value, note):
 
 
 def _duration(seconds):
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours:,} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    if seconds < 100:
+        return f"{seconds:.0f}\u00a0s"
+    return f"{seconds / 60:.1f}\u00a0min" if seconds < 6000 else f"{seconds / 3600:,.1f}\u00a0h"
 
 
 def _layer_picture(reports):
