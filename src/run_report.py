@@ -139,7 +139,7 @@ def _run_cards(metrics, result, initial):
         _percent_card("top-1 accuracy, best", best["top1"], f"epoch {best['epoch']}; top-5 {best['top5']:.2f}\u00a0%"),
         _percent_card("top-1 accuracy, last", last["top1"], f"epoch {last['epoch']}; top-5 {last['top5']:.2f}\u00a0%"),
         *_sparsity_cards(result, initial),
-        Card("time", _duration(result["seconds"]), f"{metrics[-1]['images_per_second']:,.0f} images/s in the last epoch"),
+        Card("time", _duration(result["seconds"]), f"{metrics[-1]['images_per_second']:,.0f} images/s in the end"),
     )
 
 
