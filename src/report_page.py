@@ -4,7 +4,6 @@ What a page says is decided elsewhere (`run_report.py`); how it looks, in `repor
 """
 
 import base64
-import os
 import struct
 from pathlib import Path
 from typing import NamedTuple, Optional
@@ -12,6 +11,7 @@ from typing import NamedTuple, Optional
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from .errors import InputError
+from .files import replace_file
 
 PAGE = "report.html"
 TEMPLATE = "report_page.html"
@@ -96,16 +96,9 @@ def write_report(folder, page):
     """
     files = {picture.name: picture.png for picture in page.pictures}
     files[PAGE] = render_page(page).encode("utf-8")
-    paths = []
-    for name, content in files.items():
-        path = Path(folder) / name
-        temporary = path.with_name(f".{name}.{os.getpid()}")
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        paths.append(path)
+    paths = [Path(folder) / name for name in files]
+    for path, content in zip(paths, files.values()):
+        replace_file(path, [content])
     return paths
 
 

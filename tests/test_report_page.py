@@ -183,11 +183,10 @@ def test_a_run_is_not_lost_where_pictures_fail(run, tmp_path, fault, monkeypatch
         monkeypatch.setitem(train.sys.modules, "matplotlib.figure", None)
     elif fault == "disk full":
 
-        def write_bytes(path, content):
-            path.touch()
+        def no_space(descriptor):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(Path, "write_bytes", write_bytes)
+        monkeypatch.setattr("os.fsync", no_space)
     assert train.draw(folder) == []
     told = capsys.readouterr().err
     assert told.startswith("no pictures and report: ")
