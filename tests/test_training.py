@@ -134,7 +134,7 @@ def test_a_finished_run_can_be_resumed_to_its_result(small_run):
     result = trainer.run()
     trainer.folder.result.unlink()  # as if the crash had come just before it was written
     again = Trainer(small_run(epoch_size=1, update_interval=2, resume_ckpt="auto")).run()
-    assert again == result
+    assert {**again, "seconds": 0} == {**result, "seconds": 0}
 
 
 def test_a_changed_recipe_is_not_resumed(small_run):
