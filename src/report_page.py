@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from .errors import InputError
 from .files import replace_file
 
-PAGE = "report.html"
+PAGE, LAYERS = "report.html", "layers.png"
 TEMPLATE = "report_page.html"
 
 
@@ -82,7 +82,7 @@ def open_report_folder(folder, overwrite):
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = (folder / PAGE).exists()
+        held = any((folder / name).exists() for name in (PAGE, LAYERS))
     except OSError as error:
         raise InputError(f"report: cannot write to {folder}: {error.strerror}") from None
     if held and not overwrite:

@@ -7,7 +7,7 @@ import yaml
 from .config import Config
 from .errors import InputError
 from .pictures import draw_curves, draw_layers
-from .report_page import Card, Page, Picture, Table, write_report
+from .report_page import LAYERS, Card, Page, Picture, Table, write_report
 from .run_folder import RunFolder
 
 NONE = "–"
@@ -167,14 +167,14 @@ def _layer_picture(reports):
         "The rank is that of the layer's matrix with one row per output channel; the tail-energy rank is the number of "
         "its largest singular values that hold all energy but about the share tail_energy. A cross: no weight is left."
     )
-    return Picture("layers.png", draw_layers(reports), _describe_layers(reports), caption)
+    return Picture(LAYERS, draw_layers(reports), _describe_layers(reports), caption)
 
 
 def _describe_curves(metrics):
     first, last = metrics[0], metrics[-1]
     parts = [f"Curves over {last['step']:,} steps."]
-    named = (("Training loss", "train_loss", 1, ".3f"), ("top-1 accuracy in per cent", "top1", 1, ".2f"))
-    for name, key, factor, style in (*named, ("density in per cent", "density", 100, ".2f")):
+    named = (("Training loss", "train_loss", 1, ".3f"), ("Top-1 accuracy in per cent", "top1", 1, ".2f"))
+    for name, key, factor, style in (*named, ("Density in per cent", "density", 100, ".2f")):
         if first.get(key) is not None and last.get(key) is not None:
             parts.append(f"{name} from {factor * first[key]:{style}} to {factor * last[key]:{style}}.")
     return " ".join(parts)
@@ -183,7 +183,7 @@ def _describe_curves(metrics):
 def _describe_layers(reports):
     parts = ["Density, rank and tail-energy rank of every layer; the table of layers has the numbers."]
     for label, layers in reports.items():
-        name = f"{label}, " if len(reports) > 1 else ""
+        name = f"{label.capitalize()}: " if len(reports) > 1 else ""
         densities = [100 * layer["density"] for layer in layers]
         shares = [layer["rank"] / layer["max_rank"] for layer in layers]
         parts.append(

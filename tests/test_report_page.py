@@ -165,10 +165,13 @@ def test_one_checkpoint(tmp_path):
     assert "Checkpoint one.ckpt" in (tmp_path / "report.html").read_text()
 
 
-def test_a_report_is_not_overwritten_unasked(run):
+def test_a_report_is_not_overwritten_unasked(run, tmp_path):
     with pytest.raises(InputError, match="already holds a report; replace it with --overwrite"):
         open_report_folder(run[0], overwrite=False)
     open_report_folder(run[0], overwrite=True)
+    (tmp_path / "layers.png").touch()
+    with pytest.raises(InputError, match="already holds a report"):
+        open_report_folder(tmp_path, overwrite=False)
     with pytest.raises(InputError, match=r"report: cannot write to .*result\.json: File exists"):
         open_report_folder(run[0] / "result.json", overwrite=True)
 
