@@ -1,5 +1,7 @@
 """Train a network and prune it while it trains: python train.py --config_path FILE [--key value ...]"""
 
+import sys
+
 import src  # noqa: F401  sets the environment before mindspore loads
 from src import parallel
 from src.build import build_parts
@@ -29,6 +31,20 @@ def main():
     print(format_summary(result))
     print(f"best top-1 {result['best']['top1']:.2f} % (epoch {result['best']['epoch']}), ", end="")
     print(f"last {result['last']['top1']:.2f} %, {result['seconds']:.0f} s, in {config.output_path}")
+    paths = draw(config.output_path)
+    if paths:
+        print(f"pictures and report: {', '.join(map(str, paths))}")
+
+
+def draw(folder):
+    """Pictures and report of a finished run, which stays as it is where they fail: then one line says why."""
+    try:
+        from src.run_report import write_run_report  # the first to need what only pictures need
+
+        return write_run_report(folder)
+    except Exception as error:
+        print(f"no pictures and report: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        return []
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ class RunFolder:
         self.previous = previous_of(self.resume)
         self.metrics = self.path / "metrics.jsonl"
         self.result = self.path / "result.json"
+        self.drawn = [self.path / name for name in ("curves.png", "layers.png", "report.html")]
 
     def open(self, config):
         """Make the folder and save the resolved configuration; refuse to touch another run in it, unless told to.
@@ -50,7 +51,7 @@ class RunFolder:
             )
 
     def _held(self):
-        files = (self.metrics, self.result, self.best, self.last, self.resume, self.previous)
+        files = (self.metrics, self.result, self.best, self.last, self.resume, self.previous, *self.drawn)
         return [file for file in files if file.exists()]
 
     def resume_path(self, resume_ckpt):

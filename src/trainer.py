@@ -50,6 +50,7 @@ class Trainer:
         )
         self.signals = StopSignals()
         self.epoch = 0  # finished epochs
+        self.initial = None  # the network's report before the first step
         self.best = None
         self.last = None
         self.started = self.saved = time.monotonic()
@@ -70,6 +71,8 @@ class Trainer:
         On SIGINT or SIGTERM it ends after the step at hand, saved, with Stopped.
         """
         found = self._resume() if self.config.resume_ckpt else None
+        if found is None:
+            self.initial = self._report()
         if self.workers.size > 1:
             weights = [parameter.asnumpy() for parameter in self.network.trainable_params()]
             self.workers.check_equal(digest_of([*weights, self.step.step]), f"weights after step {self.step.step}")
@@ -175,6 +178,7 @@ class Trainer:
         progress = {
             "step": self.step.step,
             "epoch": self.epoch,
+            "initial": self.initial,
             "best": self.best,
             "last": self.last,
             "seconds": self.seconds,
@@ -232,20 +236,24 @@ class Trainer:
         self._check_zeros()
         with self._deployed_weights():
             self._check_zeros()
-            weights = {weight.name: weight.asnumpy() for weight in prunable_weights(self.network)}
-        report = sparsity_report(weights, self.config.tail_energy)
+            report = self._report()
         result = {
             "top1": self.best["top1"],
             "top5": self.best["top5"],
             "best": self.best,
             "last": self.last,
             **report,
+            "initial": self.initial,
             "recipe": recipe_hash(self.config),
             "seconds": self.seconds,
         }
         if self.writes:
             self.folder.write_result(result)
         return result
+
+    def _report(self):
+        weights = {weight.name: weight.asnumpy() for weight in prunable_weights(self.network)}
+        return sparsity_report(weights, self.config.tail_energy)
 
     def _average_statistics(self):
         """Average over workers what is not trained: the moving averages that BatchNorm evaluates with.
@@ -282,7 +290,7 @@ class Trainer:
         check_recipe(found, saved["config"], self.config)
         self.state.load(arrays, found)
         self.step.step, self.epoch = saved["step"], saved["epoch"]
-        self.best, self.last = saved["best"], saved["last"]
+        self.initial, self.best, self.last = saved.get("initial"), saved["best"], saved["last"]
         self.started = time.monotonic() - saved["seconds"]
         if saved["update"] is not None:
             self.step.last_update = UpdateRecord(**saved["update"])

@@ -43,7 +43,11 @@ def test_train_says_what_it_did(trained):
         "config.yaml",
         "metrics.jsonl",
         "result.json",
+        "curves.png",
+        "layers.png",
+        "report.html",
     }
+    assert stdout.splitlines()[-1] == "pictures and report: run/curves.png, run/layers.png, run/report.html"
 
 
 @pytest.mark.parametrize("name", ["best", "last"])
@@ -60,11 +64,14 @@ def test_eval_agrees_with_training(trained, name):
         assert {key: scores[key] for key in ("sparsity", "layers")} == {k: result[k] for k in ("sparsity", "layers")}
 
 
-def test_eval_prints_a_table(trained):
-    done = run(ROOT / "eval.py", "--ckpt", trained[0] / "best.ckpt")
+def test_eval_prints_tables_and_compares(trained, tmp_path):
+    best, last = trained[0] / "best.ckpt", trained[0] / "last.ckpt"
+    done = run(ROOT / "eval.py", "--ckpt", best, "--compare", last, "--report", "new/folder", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "layer3.2.conv2.weight" in done.stdout
-    assert "360 images" in done.stdout
+    assert [done.stdout.count(text) for text in ("layer3.2.conv2.weight", "360 images")] == [2, 2]
+    assert done.stdout.splitlines()[-1] == "pictures and report: new/folder/layers.png, new/folder/report.html"
+    page = (tmp_path / "new" / "folder" / "report.html").read_text(encoding="utf-8")
+    assert all(str(file) in page for file in (best, last))
 
 
 @pytest.mark.parametrize("options", [[], ["--batch_size", "3"], ["--dynamic_batch"]], ids=str)
@@ -148,6 +155,7 @@ BAD_INPUT = [
     (["eval.py", "--ckpt", "{run}/resume.ckpt"], "not a deployable checkpoint"),
     (["eval.py", "--ckpt", "{run}/config.yaml"], "not a MindSpore checkpoint"),
     (["eval.py", "--ckpt", "{run}/best.ckpt", "--batch_size", "0"], "batch_size"),
+    (["eval.py", "--ckpt", "{run}/best.ckpt", "--report", "{run}"], "report: {run} already holds a report"),
     (["export.py", "--ckpt", "{run}"], "cannot read the checkpoint: Is a directory"),
     (["export.py", "--ckpt", "{run}/best.ckpt", "--file_name", "{tmp}/no/x"], "the folder {tmp}/no does not exist"),
     (["export.py", "--ckpt", "{run}/best.ckpt", "--file_format", "TFLITE"], "invalid choice: 'TFLITE'"),
