@@ -5,6 +5,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from .amp import is_finite, value_and_grad
+from .finite import FiniteWatch
 from .parallel import SINGLE, digest_of
 
 _multiply = ops.MultitypeFuncGraph("multiply_gradient_by_mask")
@@ -59,7 +60,10 @@ class TrainStep:
       update  the dense gradient of task + lambda * rank term goes to the pruner; no optimiser step
 
     Every worker decides the same masks from the same averaged gradients; each update compares them all the same, and
-    raises RuntimeError on all workers if they differ. last_rank_loss and loss_sum are this worker's own.
+    raises RuntimeError on all workers if they differ. last_rank_loss, loss_sum and rank_failures are this worker's own.
+
+    A loss or gradient that is not finite is noted on the device; `watch.check()` raises InputError if there was one. A
+    mask update, which waits for the device anyway, asks before it changes anything.
     """
 
     def __init__(
@@ -86,6 +90,8 @@ class TrainStep:
         self.last_update = None
         self.last_rank_loss = None
         self._task_gradients = value_and_grad(task, optimizer.parameters, scale)
+        self.watch = FiniteWatch(optimizer.parameters, scale)
+        self._rank_term = None if objective is None else objective.rank_term
         self._objective_gradients = None
         if objective is not None:
             self._objective_gradients = value_and_grad(objective.terms, optimizer.parameters, scale, has_aux=True)
@@ -111,6 +117,11 @@ class TrainStep:
             loss, gradients = self._dense_gradients(images, labels)
             return self._apply(loss, *gradients)
         return self._plain(images, labels)
+
+    @property
+    def rank_failures(self):
+        """How often a layer's decomposition has failed and was left out, since this object was made; read it rarely."""
+        return 0 if self._rank_term is None else int(self._rank_term.failures)
 
     def _last_part(self, images, labels):
         """Accumulate the gradients of all parts of a batch but the last, and return that one."""
@@ -140,6 +151,8 @@ class TrainStep:
 
     def _update(self, loss, gradients):
         """A mask update takes the place of the optimiser step; the learning rate moves on all the same."""
+        self.watch.note(self.optimizer.global_step, loss, gradients)
+        self.watch.check()
         self.last_update = self.pruner.update(self.step, [gradients[i] for i in self._pruned], self._momentum)
         if self.workers.size > 1:
             self.workers.check_equal(digest_of(map(np.packbits, self.pruner.masks)), f"masks after step {self.step}")
@@ -160,7 +173,7 @@ class TrainStep:
         themselves need no masking between updates.
         """
         task_gradients, loss_sum = self._task_gradients, self.loss_sum
-        accumulator, train = self.accumulator, self._optimize()
+        accumulator, train, watch, step = self.accumulator, self._optimize(), self.watch, self.optimizer.global_step
         masks = self._masks() if self.pruner is not None else None
         hyper_map = ops.HyperMap()
         reducer = self.workers.gradient_reducer(self.optimizer.parameters)
@@ -176,6 +189,7 @@ class TrainStep:
             loss, gradients = average(loss, gradients)
             if masks is not None:
                 gradients = hyper_map(_multiply, gradients, masks)
+            loss = ops.depend(loss, watch.note(step, loss, gradients))
             loss = ops.depend(loss, train(gradients))
             return ops.depend(loss, ops.assign_add(loss_sum, loss))
 
