@@ -21,7 +21,7 @@ def total_budget(sizes, density):
 
 
 def layer_floors(sizes, least, total):
-    """The least number of weights of each layer: a share `least` of its size, rounded up, and one if that is tiny; 0 for 0.
+    """The fewest weights of each layer: a share `least` of its size, rounded up; at least 1 unless `least` is 0.
 
     Raises ValueError if all floors together exceed `total`.
     """
