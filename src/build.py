@@ -120,7 +120,8 @@ def build_pruner(config, network, schedule):
     if schedule is None:
         return None
     growth = METHODS[config.method]["growth"]
-    return Pruner(prunable_weights(network), schedule, config.distribution, growth, config.seed)
+    weights = prunable_weights(network)
+    return Pruner(weights, schedule, config.distribution, growth, config.seed, config.min_layer_density)
 
 
 def build_step(config, network, optimizer, pruner, scale, average, workers):

@@ -18,6 +18,7 @@ from mindspore.train.checkpoint_pb2 import Checkpoint
 
 from .errors import InputError
 from .files import replace_file
+from .pruning.pruner import prunable_weights
 
 _DESCRIPTION_FIELD = 1000  # protobuf field number; MindSpore's own message uses number 1
 _CHECKSUM_MARK = b"crc_num"  # MindSpore's trailer: this mark, then the CRC-32 of all bytes before it in ten bytes
@@ -68,8 +69,19 @@ def read_any_checkpoint(path):
 
 
 def write_network(path, network, description):
-    """Write a deployable checkpoint: the network's own parameters under their own names, zeros in place."""
-    write_checkpoint(path, {parameter.name: parameter for parameter in network.get_parameters()}, description)
+    """Write a deployable checkpoint: the network's own parameters under their own names, zeros in place.
+
+    The description gets a key more: `nonzeros`, counted in every prunable weight, by which an export knows that no
+    zero has come back.
+    """
+    counts = count_nonzeros({weight.name: weight.asnumpy() for weight in prunable_weights(network)})
+    tensors = {parameter.name: parameter for parameter in network.get_parameters()}
+    write_checkpoint(path, tensors, {**description, "nonzeros": counts})
+
+
+def count_nonzeros(weights):
+    """Non-zero values of each array, by name."""
+    return {name: int(np.count_nonzero(weight)) for name, weight in weights.items()}
 
 
 def load_weights(network, tensors, path):

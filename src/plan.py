@@ -48,10 +48,10 @@ def _layers(parts):
         for weight, mask in zip(weights, masks)
     ]
     headers = ["layer", "shape", "weights", "kept at start"]
-    if trainer.pruner is not None:
-        for row, count in zip(rows, trainer.pruner.least_counts()):
+    if parts.pruner is not None:
+        for row, count in zip(rows, parts.pruner.least_counts()):
             row.append(count)
-        headers.append("at least at the end" if trainer.pruner.distribution == "global" else "kept at the end")
+        headers.append("at least at the end" if parts.pruner.distribution == "global" else "kept at the end")
     rows.append(["total", "", *(sum(column) for column in list(zip(*rows))[2:])])
     return tabulate(rows, headers, disable_numparse=True)
 

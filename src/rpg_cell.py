@@ -127,12 +127,14 @@ class GramRankTerm(nn.Cell):
         super().__init__()
         self.tail_energy = tail_energy
         self.gradients = ()
-        self.failures = 0
+        self.failures = Parameter(Tensor(0.0, ms.float32), name="rank_failures", requires_grad=False)
 
     def construct(self, *weights):
         terms = layer_terms([weight.asnumpy() for weight in weights], self.tail_energy)
         count = max(sum(term.gradient is not None for term in terms), 1)
-        self.failures += sum(term.failed for term in terms)
+        failed = sum(term.failed for term in terms)
+        if failed:
+            ops.assign_add(self.failures, Tensor(failed, ms.float32))
         self.gradients = [
             ops.zeros_like(weight) if term.gradient is None else Tensor.from_numpy(term.gradient)
             for term, weight in zip(terms, weights)

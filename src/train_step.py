@@ -91,7 +91,8 @@ class TrainStep:
         self.last_rank_loss = None
         self._task_gradients = value_and_grad(task, optimizer.parameters, scale)
         self.watch = FiniteWatch(optimizer.parameters, scale)
-        self._rank_term = None if objective is None else objective.rank_term
+        none = Parameter(Tensor(0.0, ms.float32), name="rank_failures", requires_grad=False)
+        self.rank_failures = none if objective is None else objective.rank_term.failures
         self._objective_gradients = None
         if objective is not None:
             self._objective_gradients = value_and_grad(objective.terms, optimizer.parameters, scale, has_aux=True)
@@ -105,8 +106,8 @@ class TrainStep:
 
     @property
     def state(self):
-        """The Parameters of its own that change."""
-        return [self.loss_sum]
+        """The Parameters of its own that change: sums over an epoch, of this worker."""
+        return [self.loss_sum, self.rank_failures]
 
     def __call__(self, images, labels):
         self.step += 1
@@ -117,11 +118,6 @@ class TrainStep:
             loss, gradients = self._dense_gradients(images, labels)
             return self._apply(loss, *gradients)
         return self._plain(images, labels)
-
-    @property
-    def rank_failures(self):
-        """How often a layer's decomposition has failed and was left out, since this object was made; read it rarely."""
-        return 0 if self._rank_term is None else int(self._rank_term.failures)
 
     def _last_part(self, images, labels):
         """Accumulate the gradients of all parts of a batch but the last, and return that one."""
