@@ -26,7 +26,7 @@ DEFAULT_CONFIG = ROOT / "config" / "resnet20_digits.yaml"
 class Recipe(BaseModel):
     """What is trained and how: the keys that make a run's result."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     model: Literal[tuple(MODELS)] = Field("resnet20", description="network, by its name in src/models")
     width_factor: int = Field(1, ge=1, le=16, description="widens the CIFAR networks")
@@ -35,7 +35,7 @@ class Recipe(BaseModel):
 
     pretrained: str = Field("", description="weights to start from: MindSpore or PyTorch checkpoint, or safetensors")
 
-    epoch_size: int = Field(40, ge=1, description="epochs to train")
+    epoch_size: int = Field(40, ge=1, le=10**6, description="epochs to train")
     lr: float = Field(0.1, gt=0, description="peak learning rate; follows a cosine, per step")
     warmup_epochs: float = Field(2, ge=0, description="epochs of linear warm-up")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum")
@@ -70,7 +70,7 @@ class Config(Recipe):
 
     seed: int = Field(0, ge=0, lt=2**31, description="seed of weights, data order and random growth")
     data_path: str = Field("", description="folder of the data set; the embedded digits need none")
-    output_path: str = Field("output", description="folder for checkpoints, metrics and result")
+    output_path: str = Field("output", min_length=1, description="folder for checkpoints, metrics and result")
     device_target: Literal["auto", "CPU", "GPU", "Ascend"] = Field("auto", description="device")
     num_workers: int = Field(2, ge=1, description="threads of the data pipeline, at most one per core")
     resume_ckpt: str = Field("", description="resume.ckpt to continue from, or auto for the one in output_path")
@@ -133,7 +133,7 @@ def read_yaml(path, including=()):
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise InputError(f"config_path: cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"config_path: {path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise InputError(f"config_path: {path} holds no `key: value` lines")
