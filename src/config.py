@@ -6,11 +6,11 @@ Precedence: command line, then the file, then its `base` file, then the defaults
 import difflib
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from easydict import EasyDict
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from .command_line import Parser
 from .data import DATASETS
@@ -21,6 +21,7 @@ from .pruning.methods import METHODS, fixed_settings, resolve_distribution
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_CONFIG = ROOT / "config" / "resnet20_digits.yaml"
+PathName = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=4000)]  # what a system call takes
 
 
 class Recipe(BaseModel):
@@ -33,7 +34,9 @@ class Recipe(BaseModel):
     dataset: Literal[tuple(DATASETS)] = Field("digits", description="data set")
     batch_size: int = Field(64, ge=1, description="training images per step")
 
-    pretrained: str = Field("", description="weights to start from: MindSpore or PyTorch checkpoint, or safetensors")
+    pretrained: PathName = Field(
+        "", description="weights to start from: a checkpoint of MindSpore or PyTorch, or safetensors"
+    )
 
     epoch_size: int = Field(40, ge=1, le=10**6, description="epochs to train")
     lr: float = Field(0.1, gt=0, description="peak learning rate; follows a cosine, per step")
@@ -69,11 +72,11 @@ class Config(Recipe):
     """The recipe, and where and how this run works."""
 
     seed: int = Field(0, ge=0, lt=2**31, description="seed of weights, data order and random growth")
-    data_path: str = Field("", description="folder of the data set; the embedded digits need none")
-    output_path: str = Field("output", min_length=1, description="folder for checkpoints, metrics and result")
+    data_path: PathName = Field("", description="folder of the data set; the embedded digits need none")
+    output_path: PathName = Field("output", min_length=1, description="folder for checkpoints, metrics and result")
     device_target: Literal["auto", "CPU", "GPU", "Ascend"] = Field("auto", description="device")
     num_workers: int = Field(2, ge=1, description="threads of the data pipeline, at most one per core")
-    resume_ckpt: str = Field("", description="resume.ckpt to continue from, or auto for the one in output_path")
+    resume_ckpt: PathName = Field("", description="resume.ckpt to continue from, or auto for the one in output_path")
     force: bool = Field(False, description="resume with another recipe, where the difference is harmless")
     save_steps: int = Field(0, ge=0, description="write resume.ckpt every that many steps too; 0: not")
     save_minutes: float = Field(10, ge=0, description="write resume.ckpt every that many minutes too; 0: not")

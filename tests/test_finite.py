@@ -102,7 +102,7 @@ def test_a_layer_that_no_solver_decomposes_is_left_out_and_counted(rng, monkeypa
     monkeypatch.setattr(low_rank, "decompose", lambda m: None if m.size == broken else decompose(m))
     term = GramRankTerm(0.2)
     loss, gradients = ms.value_and_grad(term, (0, 1, 2))(*map(Tensor, weights))
-    assert term.failures == 1
+    assert int(term.failures) == 1
     # it counts in the mean, so that workers agree on the mean without asking each other
     assert float(loss) == pytest.approx((layer_term(weights[0], 0.2).loss + layer_term(weights[2], 0.2).loss) / 3)
     assert [bool(gradient.asnumpy().any()) for gradient in gradients] == [True, False, True]
