@@ -59,12 +59,12 @@ def read_any_checkpoint(path):
     message = Checkpoint()
     try:
         message.ParseFromString(body)
-    except DecodeError:
+        tensors = {entry.tag: _array(path, entry) for entry in message.value}
+    except (DecodeError, UnicodeDecodeError):
         raise InputError(f"{path}: not a MindSpore checkpoint, or a truncated one") from None
-    tensors = {entry.tag: _array(path, entry) for entry in message.value}
     for field in UnknownFieldSet(message):
         if field.field_number == _DESCRIPTION_FIELD:
-            return tensors, json.loads(field.data.decode("utf-8"))
+            return tensors, _description(path, field.data)
     return tensors, None
 
 
@@ -107,13 +107,28 @@ def _read(path):
         raise InputError(f"{path}: cannot read the checkpoint: {error.strerror}") from None
 
 
+def _description(path, data):
+    try:
+        description = json.loads(data.decode("utf-8"))
+        if not isinstance(description, dict):
+            raise TypeError
+    except (
+        AttributeError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ):  # a number, no text, no JSON, no object
+        raise InputError(f"{path}: its description is damaged; use another copy") from None
+    return description
+
+
 def _array(path, entry):
     tensor = entry.tensor
     shape = () if list(tensor.dims) == [0] else tuple(tensor.dims)
     try:
         dtype = ms.dtype_to_nptype(getattr(ms, tensor.tensor_type.lower()))
         return np.frombuffer(tensor.tensor_content, dtype).reshape(shape).copy()
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         raise InputError(f"{path}: tensor {entry.tag} does not match its declared type and shape") from None
 
 

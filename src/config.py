@@ -131,6 +131,8 @@ def read_yaml(path, including=()):
 
     including: the files whose `base` led here. Raises InputError.
     """
+    if "\0" in str(path):
+        raise InputError(f"config_path: {str(path)!r} is not the name of a file")
     path = Path(path)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -144,7 +146,7 @@ def read_yaml(path, including=()):
     if base is None:
         return values
     base = path.parent / str(base)
-    if base.resolve() in (path.resolve(), *including):
+    if "\0" not in str(base) and base.resolve() in (path.resolve(), *including):
         raise InputError(f"config_path: {path}: base {base} leads back to itself")
     return {**read_yaml(base, (path.resolve(), *including)), **values}
 
