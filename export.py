@@ -11,7 +11,6 @@ from src.export import edge, formats
 from src.export.deployed import describe_interface
 from src.export.multiply_adds import count_multiply_adds, format_multiply_adds
 from src.export.report import format_exported
-from src.trained import load_trained
 
 
 def main():
@@ -24,7 +23,7 @@ def main():
         return
     select_device(arguments.device_target)
     path = formats.output_path(arguments.ckpt, arguments.file_name, formats.SUFFIXES[arguments.file_format])
-    trained = load_trained(arguments.ckpt)
+    trained = formats.load_for_export(arguments.ckpt)
     batch_size = None if arguments.dynamic_batch else arguments.batch_size or 1
     interface = describe_interface(trained, batch_size, arguments.normalize, arguments.softmax)
     if arguments.file_format == "PACKED":

@@ -4,7 +4,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [ $# -lt 1 ]; then
-    echo "usage: bash scripts/run_eval.sh CKPT [DATA_PATH] [--key value ...]" >&2
+    echo "error: CKPT is missing; usage: bash scripts/run_eval.sh CKPT [DATA_PATH] [--key value ...]" >&2
     exit 2
 fi
 bash "$root/scripts/setup.sh"

@@ -21,6 +21,8 @@ from .pruning.schedule import PruningSchedule
 from .rpg_cell import RPGWithLossCell, build_rank_term
 from .train_step import TaskLoss, TrainStep
 
+MOST_STEPS = 10**7  # the optimiser's table holds the learning rate of each
+
 
 class Data(NamedTuple):
     """Both splits in batches, and how many batches of training images an epoch has."""
@@ -61,6 +63,8 @@ def build_parts(config, workers=SINGLE):
     try:
         data = open_data(config, local_batch, workers)
         total_steps = config.epoch_size * data.steps_per_epoch
+        if total_steps > MOST_STEPS:
+            raise InputError(f"epoch_size: {total_steps:,} steps are too many; {MOST_STEPS:,} are possible")
         schedule = build_schedule(config, total_steps)
         pruner = build_pruner(config, network, schedule)
     except ValueError as error:
@@ -120,7 +124,8 @@ def build_pruner(config, network, schedule):
     if schedule is None:
         return None
     growth = METHODS[config.method]["growth"]
-    return Pruner(prunable_weights(network), schedule, config.distribution, growth, config.seed)
+    weights = prunable_weights(network)
+    return Pruner(weights, schedule, config.distribution, growth, config.seed, config.min_layer_density)
 
 
 def build_step(config, network, optimizer, pruner, scale, average, workers):

@@ -18,6 +18,7 @@ from mindspore.train.checkpoint_pb2 import Checkpoint
 
 from .errors import InputError
 from .files import replace_file
+from .pruning.pruner import prunable_weights
 
 _DESCRIPTION_FIELD = 1000  # protobuf field number; MindSpore's own message uses number 1
 _CHECKSUM_MARK = b"crc_num"  # MindSpore's trailer: this mark, then the CRC-32 of all bytes before it in ten bytes
@@ -58,18 +59,29 @@ def read_any_checkpoint(path):
     message = Checkpoint()
     try:
         message.ParseFromString(body)
-    except DecodeError:
+        tensors = {entry.tag: _array(path, entry) for entry in message.value}
+    except (DecodeError, UnicodeDecodeError):
         raise InputError(f"{path}: not a MindSpore checkpoint, or a truncated one") from None
-    tensors = {entry.tag: _array(path, entry) for entry in message.value}
     for field in UnknownFieldSet(message):
         if field.field_number == _DESCRIPTION_FIELD:
-            return tensors, json.loads(field.data.decode("utf-8"))
+            return tensors, _description(path, field.data)
     return tensors, None
 
 
 def write_network(path, network, description):
-    """Write a deployable checkpoint: the network's own parameters under their own names, zeros in place."""
-    write_checkpoint(path, {parameter.name: parameter for parameter in network.get_parameters()}, description)
+    """Write a deployable checkpoint: the network's own parameters under their own names, zeros in place.
+
+    The description gets a key more: `nonzeros`, counted in every prunable weight, by which an export knows that no
+    zero has come back.
+    """
+    counts = count_nonzeros({weight.name: weight.asnumpy() for weight in prunable_weights(network)})
+    tensors = {parameter.name: parameter for parameter in network.get_parameters()}
+    write_checkpoint(path, tensors, {**description, "nonzeros": counts})
+
+
+def count_nonzeros(weights):
+    """Non-zero values of each array, by name."""
+    return {name: int(np.count_nonzero(weight)) for name, weight in weights.items()}
 
 
 def load_weights(network, tensors, path):
@@ -95,13 +107,28 @@ def _read(path):
         raise InputError(f"{path}: cannot read the checkpoint: {error.strerror}") from None
 
 
+def _description(path, data):
+    try:
+        description = json.loads(data.decode("utf-8"))
+        if not isinstance(description, dict):
+            raise TypeError
+    except (
+        AttributeError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ):  # a number, no text, no JSON, no object
+        raise InputError(f"{path}: its description is damaged; use another copy") from None
+    return description
+
+
 def _array(path, entry):
     tensor = entry.tensor
     shape = () if list(tensor.dims) == [0] else tuple(tensor.dims)
     try:
         dtype = ms.dtype_to_nptype(getattr(ms, tensor.tensor_type.lower()))
         return np.frombuffer(tensor.tensor_content, dtype).reshape(shape).copy()
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         raise InputError(f"{path}: tensor {entry.tag} does not match its declared type and shape") from None
 
 

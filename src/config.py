@@ -6,11 +6,11 @@ Precedence: command line, then the file, then its `base` file, then the defaults
 import difflib
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from easydict import EasyDict
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from .command_line import Parser
 from .data import DATASETS
@@ -21,21 +21,24 @@ from .pruning.methods import METHODS, fixed_settings, resolve_distribution
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_CONFIG = ROOT / "config" / "resnet20_digits.yaml"
+PathName = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=4000)]  # what a system call takes
 
 
 class Recipe(BaseModel):
     """What is trained and how: the keys that make a run's result."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     model: Literal[tuple(MODELS)] = Field("resnet20", description="network, by its name in src/models")
     width_factor: int = Field(1, ge=1, le=16, description="widens the CIFAR networks")
     dataset: Literal[tuple(DATASETS)] = Field("digits", description="data set")
     batch_size: int = Field(64, ge=1, description="training images per step")
 
-    pretrained: str = Field("", description="weights to start from: MindSpore or PyTorch checkpoint, or safetensors")
+    pretrained: PathName = Field(
+        "", description="weights to start from: a checkpoint of MindSpore or PyTorch, or safetensors"
+    )
 
-    epoch_size: int = Field(40, ge=1, description="epochs to train")
+    epoch_size: int = Field(40, ge=1, le=10**6, description="epochs to train")
     lr: float = Field(0.1, gt=0, description="peak learning rate; follows a cosine, per step")
     warmup_epochs: float = Field(2, ge=0, description="epochs of linear warm-up")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum")
@@ -51,6 +54,7 @@ class Recipe(BaseModel):
     method: Literal[tuple(METHODS)] = Field("rpg", description="pruning method")
     sparsity: float = Field(0.98, ge=0, lt=1, description="target share of zeros among prunable weights")
     distribution: Literal["auto", "global", "uniform", "erk"] = Field("auto", description="layer densities")
+    min_layer_density: float = Field(0.0, ge=0, lt=1, description="share every layer keeps at least; 0: none")
     update_interval: int = Field(100, ge=1, description="dT: steps between mask updates")
     drop_fraction: float = Field(0.3, ge=0, le=1, description="alpha: share dropped and regrown at the first update")
     prune_window: float = Field(0.9, gt=0, le=1, description="share of the run in which density falls")
@@ -68,11 +72,11 @@ class Config(Recipe):
     """The recipe, and where and how this run works."""
 
     seed: int = Field(0, ge=0, lt=2**31, description="seed of weights, data order and random growth")
-    data_path: str = Field("", description="folder of the data set; the embedded digits need none")
-    output_path: str = Field("output", description="folder for checkpoints, metrics and result")
+    data_path: PathName = Field("", description="folder of the data set; the embedded digits need none")
+    output_path: PathName = Field("output", min_length=1, description="folder for checkpoints, metrics and result")
     device_target: Literal["auto", "CPU", "GPU", "Ascend"] = Field("auto", description="device")
     num_workers: int = Field(2, ge=1, description="threads of the data pipeline, at most one per core")
-    resume_ckpt: str = Field("", description="resume.ckpt to continue from, or auto for the one in output_path")
+    resume_ckpt: PathName = Field("", description="resume.ckpt to continue from, or auto for the one in output_path")
     force: bool = Field(False, description="resume with another recipe, where the difference is harmless")
     save_steps: int = Field(0, ge=0, description="write resume.ckpt every that many steps too; 0: not")
     save_minutes: float = Field(10, ge=0, description="write resume.ckpt every that many minutes too; 0: not")
@@ -127,12 +131,14 @@ def read_yaml(path, including=()):
 
     including: the files whose `base` led here. Raises InputError.
     """
+    if "\0" in str(path):
+        raise InputError(f"config_path: {str(path)!r} is not the name of a file")
     path = Path(path)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise InputError(f"config_path: cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"config_path: {path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise InputError(f"config_path: {path} holds no `key: value` lines")
@@ -140,7 +146,7 @@ def read_yaml(path, including=()):
     if base is None:
         return values
     base = path.parent / str(base)
-    if base.resolve() in (path.resolve(), *including):
+    if "\0" not in str(base) and base.resolve() in (path.resolve(), *including):
         raise InputError(f"config_path: {path}: base {base} leads back to itself")
     return {**read_yaml(base, (path.resolve(), *including)), **values}
 

@@ -4,12 +4,13 @@ A value that the user has set is left alone.
 """
 
 import os
-import platform
+import re
 import sys
 import tempfile
 from importlib import metadata
 
 SUPPORTED_PYTHON = ((3, 9), (3, 12))
+SUPPORTED_MINDSPORE = ((2, 7, 1), (2, 11))  # from the first on, below the second; as in requirements.txt
 
 VARIABLES = {
     # On CPUs with AVX-512, MindSpore's oneDNN picks its reference convolution, 60 times slower than the AVX2 one.
@@ -25,7 +26,7 @@ VARIABLES = {
 
 def prepare():
     """Check the versions and set the variables. An unsupported version ends the program with exit code 2."""
-    problem = unsupported(sys.version_info[:2], _version("mindspore"), _version("numpy"))
+    problem = unsupported(sys.version_info[:3], _version("mindspore"), _version("numpy"))
     if problem:
         print(f"error: {problem}", file=sys.stderr)
         raise SystemExit(2)
@@ -34,12 +35,15 @@ def prepare():
 
 
 def unsupported(python, mindspore, numpy):
-    """What is wrong with these versions, as one sentence, or None. python: (major, minor); others: text or None."""
+    """What is wrong with these versions, as one sentence, or None. python: three numbers; others: text or None."""
     low, high = SUPPORTED_PYTHON
-    if not low <= python <= high:
-        return f"Python {platform.python_version()} is not supported by MindSpore; use 3.9 to 3.12"
+    if not low <= python[:2] <= high:
+        return f"Python {'.'.join(map(str, python))} is not supported by MindSpore; use 3.9 to 3.12"
     if mindspore is None or numpy is None:
         return "mindspore is not installed in this Python; run: bash scripts/setup.sh, then use .venv/bin/python"
+    low, high = SUPPORTED_MINDSPORE
+    if not low <= tuple(map(int, re.findall(r"\d+", mindspore)[:3])) < high:
+        return f"mindspore {mindspore} is not supported; run: pip install 'mindspore>=2.7.1,<2.11'"
     if int(numpy.split(".")[0]) >= 2:
         return f"numpy {numpy} breaks MindSpore; run: pip install 'numpy<2'"
     return None

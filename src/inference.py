@@ -57,12 +57,12 @@ def read_image(path, interface):
     try:
         with Image.open(path) as file:
             image = file.convert(_MODES[channels])
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        scale = max(height / image.height, width / image.width) / interface.crop
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged files
         reason = (
             "not an image" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None) or error
         )
         raise InputError(f"images: cannot read {path}: {reason}") from None
-    scale = max(height / image.height, width / image.width) / interface.crop
     size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
     if size != image.size:
         image = image.resize(size, Image.Resampling.BILINEAR)
@@ -95,11 +95,18 @@ def _open_onnx(path):
         from .export.onnx import open_onnx
     except ImportError as error:
         raise InputError(f"model: ONNX needs {error.name}; run: pip install onnx onnxruntime") from None
-    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
     try:
         session = open_onnx(path)
-    except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf):
+    except (
+        errors.Fail,
+        errors.InvalidArgument,
+        errors.InvalidGraph,
+        errors.InvalidProtobuf,
+        errors.NotImplemented,
+        errors.RuntimeException,
+    ):
         raise InputError(f"model: {path} is not an ONNX file, or a damaged one") from None
     name = session.get_inputs()[0].name
     return session.get_modelmeta().custom_metadata_map, lambda images: session.run(None, {name: images})[0]

@@ -47,8 +47,13 @@ def _layers(parts):
         [weight.name, "x".join(map(str, weight.shape)), weight.size, np.count_nonzero(mask)]
         for weight, mask in zip(weights, masks)
     ]
-    rows.append(["total", "", sum(weight.size for weight in weights), sum(map(np.count_nonzero, masks))])
-    return tabulate(rows, ["layer", "shape", "weights", "kept at start"], disable_numparse=True)
+    headers = ["layer", "shape", "weights", "kept at start"]
+    if parts.pruner is not None:
+        for row, count in zip(rows, parts.pruner.least_counts()):
+            row.append(count)
+        headers.append("at least at the end" if parts.pruner.distribution == "global" else "kept at the end")
+    rows.append(["total", "", *(sum(column) for column in list(zip(*rows))[2:])])
+    return tabulate(rows, headers, disable_numparse=True)
 
 
 def _memory(parts):

@@ -10,7 +10,7 @@ gram  the smaller Gram matrix and LAPACK on the host, with the exact gradient; f
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
 from .low_rank import decomposition_cost, layer_norm, layer_terms
 from .parallel import SINGLE, share_out
@@ -61,18 +61,22 @@ class SVDRankTerm(nn.Cell):
     """Rank term by MindSpore's SVD op; differentiable and compilable.
 
     tail_energy: eta in (0, 1). construct(*weights) returns a scalar; weights that are zero or not finite take no part.
+    failures: how many decompositions gave what is not finite so far; such a layer is left out, but counts in the mean.
     """
 
     def __init__(self, tail_energy):
         super().__init__()
         self.tail_energy = tail_energy
+        self.failures = Parameter(Tensor(0.0, ms.float32), name="rank_failures", requires_grad=False)
 
     def construct(self, *weights):
-        total, count = 0.0, 0.0
+        total, count, failures = 0.0, 0.0, 0.0
         for weight in weights:
-            loss, present = self.layer(weight)
+            loss, present, failed = self.layer(weight)
             total += loss
             count += present
+            failures += failed
+        total = ops.depend(total, ops.assign_add(self.failures, ops.stop_gradient(failures)))
         return total / ops.maximum(count, ops.ones_like(count))
 
     def count(self, *weights):
@@ -88,15 +92,19 @@ class SVDRankTerm(nn.Cell):
         return ops.logical_and(ops.isfinite(square), square > 0)
 
     def layer(self, weight):
-        """(loss, 1.0) of one weight, or (0.0, 0.0) if it takes no part."""
+        """(loss, 1.0, whether it failed) of one weight, or (0.0, 0.0, 0.0) if it takes no part."""
         matrix = weight.reshape(weight.shape[0], -1)
         present = self.present(matrix)
         # A matrix without a rank term is replaced by zeros, which every step below maps to zeros.
         matrix = ops.where(present, matrix, ops.zeros_like(matrix))
         normalised = matrix / ops.sqrt(ops.where(present, (matrix * matrix).sum(), 1.0))
         low_rank = ops.stop_gradient(self.approximate(ops.stop_gradient(normalised)))
+        works = ops.isfinite(low_rank.sum())
+        # Where the decomposition failed, the matrix stands for its own approximation: no tail, no gradient.
+        low_rank = ops.where(works, low_rank, ops.stop_gradient(normalised))
         tail = normalised - low_rank
-        return -(tail * tail).sum(), present.astype(weight.dtype)
+        failed = ops.logical_not(works).astype(ms.float32)
+        return -(tail * tail).sum(), present.astype(weight.dtype), failed
 
     def approximate(self, matrix):
         """Best rank-k approximation of a normalised matrix, k by its tail energy."""
@@ -112,16 +120,21 @@ class GramRankTerm(nn.Cell):
     """Rank term by Gram matrices on the host, layers spread over threads; the gradient is exact, not traced.
 
     tail_energy: eta in (0, 1). construct(*weights) returns a scalar; weights that are zero or not finite take no part.
+    failures: how many layers were left out so far because no solver could decompose them (see `low_rank.decompose`).
     """
 
     def __init__(self, tail_energy):
         super().__init__()
         self.tail_energy = tail_energy
         self.gradients = ()
+        self.failures = Parameter(Tensor(0.0, ms.float32), name="rank_failures", requires_grad=False)
 
     def construct(self, *weights):
         terms = layer_terms([weight.asnumpy() for weight in weights], self.tail_energy)
         count = max(sum(term.gradient is not None for term in terms), 1)
+        failed = sum(term.failed for term in terms)
+        if failed:
+            ops.assign_add(self.failures, Tensor(failed, ms.float32))
         self.gradients = [
             ops.zeros_like(weight) if term.gradient is None else Tensor.from_numpy(term.gradient)
             for term, weight in zip(terms, weights)

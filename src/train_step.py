@@ -5,6 +5,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from .amp import is_finite, value_and_grad
+from .finite import FiniteWatch
 from .parallel import SINGLE, digest_of
 
 _multiply = ops.MultitypeFuncGraph("multiply_gradient_by_mask")
@@ -59,7 +60,10 @@ class TrainStep:
       update  the dense gradient of task + lambda * rank term goes to the pruner; no optimiser step
 
     Every worker decides the same masks from the same averaged gradients; each update compares them all the same, and
-    raises RuntimeError on all workers if they differ. last_rank_loss and loss_sum are this worker's own.
+    raises RuntimeError on all workers if they differ. last_rank_loss, loss_sum and rank_failures are this worker's own.
+
+    A loss or gradient that is not finite is noted on the device; `watch.check()` raises InputError if there was one. A
+    mask update, which waits for the device anyway, asks before it changes anything.
     """
 
     def __init__(
@@ -86,6 +90,9 @@ class TrainStep:
         self.last_update = None
         self.last_rank_loss = None
         self._task_gradients = value_and_grad(task, optimizer.parameters, scale)
+        self.watch = FiniteWatch(optimizer.parameters, scale)
+        none = Parameter(Tensor(0.0, ms.float32), name="rank_failures", requires_grad=False)
+        self.rank_failures = none if objective is None else objective.rank_term.failures
         self._objective_gradients = None
         if objective is not None:
             self._objective_gradients = value_and_grad(objective.terms, optimizer.parameters, scale, has_aux=True)
@@ -99,8 +106,8 @@ class TrainStep:
 
     @property
     def state(self):
-        """The Parameters of its own that change."""
-        return [self.loss_sum]
+        """The Parameters of its own that change: sums over an epoch, of this worker."""
+        return [self.loss_sum, self.rank_failures]
 
     def __call__(self, images, labels):
         self.step += 1
@@ -140,6 +147,8 @@ class TrainStep:
 
     def _update(self, loss, gradients):
         """A mask update takes the place of the optimiser step; the learning rate moves on all the same."""
+        self.watch.note(self.optimizer.global_step, loss, gradients)
+        self.watch.check()
         self.last_update = self.pruner.update(self.step, [gradients[i] for i in self._pruned], self._momentum)
         if self.workers.size > 1:
             self.workers.check_equal(digest_of(map(np.packbits, self.pruner.masks)), f"masks after step {self.step}")
@@ -160,7 +169,7 @@ class TrainStep:
         themselves need no masking between updates.
         """
         task_gradients, loss_sum = self._task_gradients, self.loss_sum
-        accumulator, train = self.accumulator, self._optimize()
+        accumulator, train, watch, step = self.accumulator, self._optimize(), self.watch, self.optimizer.global_step
         masks = self._masks() if self.pruner is not None else None
         hyper_map = ops.HyperMap()
         reducer = self.workers.gradient_reducer(self.optimizer.parameters)
@@ -176,6 +185,7 @@ class TrainStep:
             loss, gradients = average(loss, gradients)
             if masks is not None:
                 gradients = hyper_map(_multiply, gradients, masks)
+            loss = ops.depend(loss, watch.note(step, loss, gradients))
             loss = ops.depend(loss, train(gradients))
             return ops.depend(loss, ops.assign_add(loss_sum, loss))
 

@@ -1,30 +1,60 @@
 """A trained network, rebuilt from its checkpoint alone."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Optional
 
 from easydict import EasyDict
 from mindspore import nn
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .checkpoint import load_weights, read_checkpoint
+from .checkpoint import count_nonzeros, load_weights, read_checkpoint
+from .config import resolve
 from .errors import InputError
-from .models import build_model
+from .models import MODELS, build_model
 from .pruning.pruner import prunable_weights
 
 
 class Trained(NamedTuple):
     """network: in evaluation mode; config: of the run that trained it; image_shape: (channels, height, width);
 
-    classes: names of its classes, or () where they are not known.
+    classes: names of its classes, or () where they are not known; nonzeros: of every prunable weight, as counted when
+    the checkpoint was written, or None where nobody counted.
     """
 
     network: nn.Cell
     config: EasyDict
     image_shape: tuple
     classes: tuple = ()
+    nonzeros: Optional[dict] = None
 
     def weights(self):
         """Prunable weights as arrays by name."""
         return {weight.name: weight.asnumpy() for weight in prunable_weights(self.network)}
+
+    def dense_parameters(self):
+        """All other parameters, which pruning never touches, as arrays by name."""
+        prunable = {weight.name for weight in prunable_weights(self.network)}
+        return {p.name: p.asnumpy() for p in self.network.get_parameters() if p.name not in prunable}
+
+
+class _Architecture(BaseModel):
+    """What `build_model` takes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Literal[tuple(MODELS)]
+    num_classes: int = Field(ge=1, le=2**20)
+    in_channels: int = Field(ge=1, le=2**10)
+    width_factor: int = Field(1, ge=1, le=16)
+
+
+class _Description(BaseModel):
+    """What a deployable checkpoint says of itself, as far as it is needed here."""
+
+    model: _Architecture
+    config: dict
+    image_shape: tuple[int, int, int]
+    classes: tuple[str, ...] = ()
+    nonzeros: Optional[dict[str, int]] = None
 
 
 def load_trained(path):
@@ -32,8 +62,27 @@ def load_trained(path):
     tensors, description = read_checkpoint(path)
     if "model" not in description:
         raise InputError(f"{path}: not a deployable checkpoint; give the best.ckpt or last.ckpt of a run")
-    network = build_model(**description["model"])
+    try:
+        said = _Description(**description)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise InputError(f"{path}: its description is not one of this version: {key}: {problem['msg']}") from None
+    config = resolve(said.config, where=f"{path}: configuration")
+    network = build_model(**said.model.model_dump())
     load_weights(network, tensors, path)
     network.set_train(False)
-    classes = tuple(description.get("classes", ()))
-    return Trained(network, EasyDict(description["config"]), tuple(description["image_shape"]), classes)
+    return Trained(network, config, said.image_shape, said.classes, said.nonzeros)
+
+
+def check_nonzeros(trained, path):
+    """Raise InputError unless a network, read from `path`, has the zeros that it had when it was written."""
+    if trained.nonzeros is None:
+        return
+    for name, count in count_nonzeros(trained.weights()).items():
+        recorded = trained.nonzeros.get(name)
+        if count != recorded:
+            raise InputError(
+                f"{path}: {name} has {count} non-zero weights, not the {recorded} counted at the end of training; "
+                "the file was changed since: export the run's own best.ckpt or last.ckpt"
+            )

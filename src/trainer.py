@@ -11,8 +11,10 @@ from mindspore import Tensor, ops
 from tqdm import tqdm
 
 from .build import build_parts, describe_model
+from .checkpoint import read_checkpoint
 from .data import DATASETS, batches
 from .evaluation import Evaluator
+from .finite import check_parameters
 from .parallel import SINGLE, digest_of, local_batch_size
 from .pruning.allocation import total_budget
 from .pruning.pruner import UpdateRecord, prunable_weights
@@ -112,21 +114,26 @@ class Trainer:
         """Train from where the run is to the end of the epoch, and evaluate; returns the metrics."""
         start, first = time.monotonic(), self.step.step
         if first == self.epoch * self.steps_per_epoch:
-            ops.assign(self.step.loss_sum, Tensor(0.0, ms.float32))
+            for own in self.step.state:
+                ops.assign(own, Tensor(0.0, ms.float32))
             self.step.last_update = self.step.last_rank_loss = None  # an epoch reports its own
         end = (self.epoch + 1) * self.steps_per_epoch
         for images, labels in batches(iterator) if first < end else ():
             loss = self.step(images, labels)
             self.signals.renew()
             progress.update(self.config.batch_size)
+            self._report_collapse()
             if self.step.step % 20 == 1 and not progress.disable:  # reading the loss waits for the device
+                self.step.watch.check()
                 density = 1.0 if self.pruner is None else self.pruner.density
                 progress.set_postfix(
                     loss=f"{float(loss):.3f}", lr=f"{self.rates[self.step.step - 1]:.4f}", density=f"{density:.4f}"
                 )
             if self.step.step < end:
                 self._save_if_due()
-        loss_sum, rank_loss = self.workers.mean([np.float32(float(self.step.loss_sum)), self._rank_loss()])
+        self._check_finite()
+        own = [*(np.float32(float(state)) for state in self.step.state), self._rank_loss()]
+        loss_sum, failures, rank_loss = self.workers.mean(own)
         seconds = time.monotonic() - start
         self._average_statistics()
         with self._deployed_weights():
@@ -146,6 +153,7 @@ class Trainer:
             "density": 1.0 if self.pruner is None else self.pruner.density,
             "drop_fraction": None if update is None else update.drop_fraction,
             "rank_loss": None if self.step.last_rank_loss is None else float(rank_loss),
+            "rank_failures": round(float(failures) * self.workers.size),
             "images_per_second": (self.step.step - first) * self.config.batch_size / seconds,
             "seconds": self.seconds,
         }
@@ -168,7 +176,8 @@ class Trainer:
         self._save()
 
     def _save(self):
-        """Write the state of the run; every worker gives its part."""
+        """Write the state of the run, if it is sound; every worker gives its part."""
+        self._check_finite()
         arrays = self.state.arrays()
         rank_losses = self.workers.gather(self._rank_loss()[None])[:, 0].tolist()
         self.saved = time.monotonic()
@@ -188,6 +197,19 @@ class Trainer:
             "config": dict(self.config),
         }
         self.folder.write_state(arrays, progress)
+
+    def _check_finite(self):
+        """Raise InputError if a loss, a gradient or a parameter is not finite: none of that is ever written."""
+        self.step.watch.check()
+        check_parameters(self.network.get_parameters(), self.step.step)
+
+    def _report_collapse(self):
+        """A line on every layer that the mask update of this step has taken the last weight from."""
+        update = self.step.last_update
+        if self.writes and update is not None and update.step == self.step.step:
+            for name in update.collapsed:
+                text = f"warning: step {update.step}: {name} has lost its last weight; --min_layer_density keeps some"
+                tqdm.write(text, file=sys.stderr)
 
     def _save_if_due(self):
         """Between two steps of an epoch: save if it is time, and stop if a signal came.
@@ -236,6 +258,7 @@ class Trainer:
         self._check_zeros()
         with self._deployed_weights():
             self._check_zeros()
+            self._check_written()
             report = self._report()
         result = {
             "top1": self.best["top1"],
@@ -274,6 +297,15 @@ class Trainer:
         for weight, mask in zip(self.pruner.weights, self.pruner.masks):
             if weight.asnumpy()[~mask].any():
                 raise RuntimeError(f"{weight.name} has non-zero weights outside its mask")
+
+    def _check_written(self):
+        """Raise RuntimeError unless last.ckpt, read back, holds the network bit for bit: zeros and dense parameters."""
+        if not self.writes or not self.folder.last.exists():
+            return
+        tensors, _ = read_checkpoint(self.folder.last)
+        for parameter in self.network.get_parameters():
+            if tensors[parameter.name].tobytes() != parameter.asnumpy().tobytes():
+                raise RuntimeError(f"{self.folder.last}: {parameter.name} is not that of the trained network")
 
     def _deployed_weights(self):
         """A context in which the network has the weights that are evaluated and deployed."""

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.pruning.allocation import erk_budgets, global_masks, total_budget, uniform_budgets
+from src.pruning.allocation import (
+    erk_budgets,
+    global_masks,
+    layer_budgets,
+    layer_floors,
+    raise_to_floors,
+    total_budget,
+    uniform_budgets,
+)
 
 SHAPES = [(16, 3, 3, 3), (32, 16, 3, 3), (64, 32, 1, 1), (10, 64)]
 
@@ -72,3 +80,76 @@ def test_global_masks_keep_the_largest_of_the_living(seed, density):
     outside = np.concatenate([np.abs(w[old & ~new]) for w, old, new in zip(weights, masks, chosen)])
     if inside.size and outside.size:
         assert inside.min() >= outside.max()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "least", "total", "floors"),
+    [
+        ((10, 1000), 0.0, 5, [0, 0]),
+        ((10, 1000), 1e-12, 5, [1, 1]),  # any floor at all keeps one weight
+        ((10, 1000), 0.01, 11, [1, 10]),
+        ((100, 300), 0.07, 28, [7, 21]),
+        ((3,), 0.5, 2, [2]),
+    ],
+)
+def test_floors(sizes, least, total, floors):
+    assert layer_floors(sizes, least, total) == floors
+
+
+@pytest.mark.parametrize(("sizes", "least", "total"), [((10, 1000), 0.5, 504), ((1, 1, 1), 1e-6, 2)])
+def test_floors_that_exceed_the_total_are_refused(sizes, least, total):
+    with pytest.raises(ValueError, match=r"min_layer_density .* keeps at least"):
+        layer_floors(sizes, least, total)
+
+
+@pytest.mark.parametrize(
+    ("budgets", "floors", "sizes", "raised"),
+    [
+        ([5, 5], [0, 0], [10, 10], [5, 5]),
+        ([9, 1], [2, 2], [10, 10], [8, 2]),
+        ([0, 10, 20], [3, 0, 0], [10, 10, 50], [3, 9, 18]),
+        ([0, 4, 4], [2, 4, 2], [9, 9, 9], [2, 4, 2]),  # exactly enough
+        ([0, 10, 10], [1, 0, 0], [10, 10, 10], [1, 10, 9]),  # the remainder goes to the earlier layer
+    ],
+)
+def test_layers_below_their_floor_take_from_the_others(budgets, floors, sizes, raised):
+    assert raise_to_floors(budgets, floors, sizes) == raised
+
+
+def test_uniform_gives_up_nothing_of_its_dense_first_layer():
+    total = total_budget(sizes(SHAPES), 0.1)
+    assert layer_budgets("uniform", SHAPES, total, 0.04)[0] == sizes(SHAPES)[0]
+    with pytest.raises(ValueError, match="more than the other layers can spare"):
+        layer_budgets("uniform", SHAPES, total, 0.06)
+
+
+@given(shapes, st.floats(0.1, 1), st.floats(0, 0.2))
+def test_budgets_with_floors_are_exact_and_meet_them(shapes, density, least):
+    total = total_budget(sizes(shapes), density)
+    try:
+        floors = layer_floors(sizes(shapes), least, total)
+    except ValueError:
+        return
+    budgets = layer_budgets("erk", shapes, total, least)
+    assert sum(budgets) == total
+    assert all(floor <= budget <= size for floor, budget, size in zip(floors, budgets, sizes(shapes)))
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.02, 1), st.floats(0, 0.01))
+def test_global_masks_with_floors_are_the_best_that_meet_them(seed, density, least):
+    random = np.random.default_rng(seed)
+    masks = [random.random(shape) < 0.7 for shape in SHAPES]
+    # the second layer is so small that without a floor it dies
+    weights = [random.random(shape, np.float32) * scale for shape, scale in zip(SHAPES, (1, 1e-3, 1, 1))]
+    total = int(density * sum(mask.sum() for mask in masks))
+    floors = layer_floors(sizes(SHAPES), least, total)
+    chosen = global_masks(weights, masks, total, floors)
+    counts = [np.count_nonzero(mask) for mask in chosen]
+    assert sum(counts) == total
+    assert all(count >= floor for count, floor in zip(counts, floors))
+    assert all(not (new & ~old).any() for new, old in zip(chosen, masks))
+    # No swap helps: what a layer above its floor keeps least is not below what any layer leaves out.
+    spare = [w[new].min() for w, new, n, floor in zip(weights, chosen, counts, floors) if n > floor]
+    outside = [w[old & ~new].max() for w, old, new in zip(weights, masks, chosen) if (old & ~new).any()]
+    if spare and outside:
+        assert min(spare) >= max(outside)

@@ -15,12 +15,15 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.mark.parametrize(
     ("python", "mindspore", "numpy", "problem"),
     [
-        ((3, 9), "2.7.1", "1.26.4", None),
-        ((3, 12), "2.10.0", "1.26.4", None),
-        ((3, 8), "2.10.0", "1.26.4", "use 3.9 to 3.12"),
-        ((3, 13), "2.10.0", "1.26.4", "use 3.9 to 3.12"),
-        ((3, 11), None, "1.26.4", "bash scripts/setup.sh"),
-        ((3, 11), "2.10.0", "2.1.0", "numpy<2"),
+        ((3, 9, 1), "2.7.1", "1.26.4", None),
+        ((3, 12, 0), "2.10.0", "1.26.4", None),
+        ((3, 8, 9), "2.10.0", "1.26.4", "use 3.9 to 3.12"),
+        ((3, 13, 0), "2.10.0", "1.26.4", "use 3.9 to 3.12"),
+        ((3, 11, 2), "2.10.0rc1", "1.26.4", None),
+        ((3, 11, 2), "2.7.0", "1.26.4", "mindspore 2.7.0 is not supported"),
+        ((3, 11, 2), "2.11.0", "1.26.4", "mindspore 2.11.0 is not supported"),
+        ((3, 11, 2), None, "1.26.4", "bash scripts/setup.sh"),
+        ((3, 11, 2), "2.10.0", "2.1.0", "numpy<2"),
     ],
 )
 def test_versions(python, mindspore, numpy, problem):

@@ -97,14 +97,15 @@ class DeployedNetwork(nn.Cell):
 class Deployment(NamedTuple):
     """A network ready for export, with what its file will be compared with.
 
-    network: a DeployedNetwork that has not been exported; weights: prunable weights by name; images, outputs: an input
-    and what the trained network makes of it, before any folding; tolerance: how far outputs on the same kernels may be
-    from that.
+    network: a DeployedNetwork that has not been exported; weights, dense: prunable weights, and all other parameters,
+    by name; images, outputs: an input and what the trained network makes of it, before any folding; tolerance: how far
+    outputs on the same kernels may be from that.
     """
 
     network: DeployedNetwork
     interface: Interface
     weights: dict
+    dense: dict
     images: np.ndarray
     outputs: np.ndarray
     tolerance: float
@@ -126,4 +127,4 @@ def prepare(trained, interface, fold_bn=False):
             if weight[before[name] == 0].any():
                 raise RuntimeError(f"fold_bn: {name} lost zeros")
     tolerance = ROUNDING_TOLERANCE if fold_bn else TOLERANCE
-    return Deployment(network, interface, trained.weights(), images, outputs, tolerance)
+    return Deployment(network, interface, trained.weights(), trained.dense_parameters(), images, outputs, tolerance)

@@ -3,17 +3,18 @@
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from mindspore import Tensor
 
-from ..checkpoint import read_checkpoint, write_checkpoint
+from ..checkpoint import count_nonzeros, read_checkpoint, write_checkpoint
 from ..errors import InputError
 from ..pruning.pruner import prunable_weights
-from ..trained import load_trained
+from ..trained import check_nonzeros, load_trained
 from .deployed import describe_interface, prepare
 from .files import new_file
 from .mindir import export_air, export_mindir
 from .packed import pack, unpack
-from .report import Exported, count_zeros, largest_deviation
+from .report import Exported, check_dense, count_zeros, largest_deviation
 
 SUFFIXES = {"MINDIR": ".mindir", "ONNX": ".onnx", "AIR": ".air", "PACKED": ".packed"}
 
@@ -32,6 +33,13 @@ def output_path(source, name, suffix):
     return path
 
 
+def load_for_export(ckpt):
+    """The Trained of a checkpoint whose zeros are those of the end of training. Raises InputError."""
+    trained = load_trained(ckpt)
+    check_nonzeros(trained, ckpt)
+    return trained
+
+
 def export_graph(ckpt, file_format, path, interface, fold_bn=False):
     """Write a MINDIR, ONNX or AIR file of a checkpoint; returns an Exported. Raises InputError or RuntimeError."""
     if file_format == "ONNX":
@@ -41,7 +49,7 @@ def export_graph(ckpt, file_format, path, interface, fold_bn=False):
             raise InputError(f"file_format: ONNX needs {error.name}; run: pip install onnx onnxruntime") from None
     else:
         export = {"MINDIR": export_mindir, "AIR": export_air}[file_format]
-    return export(prepare(load_trained(ckpt), interface, fold_bn), path)
+    return export(prepare(load_for_export(ckpt), interface, fold_bn), path)
 
 
 def export_packed(ckpt, path, values="fp32"):
@@ -49,8 +57,11 @@ def export_packed(ckpt, path, values="fp32"):
 
     Raises InputError, or RuntimeError if the unpacked checkpoint differs (with fp32, in a single bit of a tensor).
     """
-    trained = load_trained(ckpt)
+    trained = load_for_export(ckpt)
     tensors, description = read_checkpoint(ckpt)
+    if values == "fp16":  # which rounds what is tiny to zero
+        rounded = {name: weight.astype(np.float16) for name, weight in trained.weights().items()}
+        description = {**description, "nonzeros": count_nonzeros(rounded)}
     images = Tensor(describe_interface(trained, batch_size=2).random_images())
     expected = trained.network(images).asnumpy()
     with new_file(path) as written, tempfile.TemporaryDirectory() as folder:
@@ -60,6 +71,7 @@ def export_packed(ckpt, path, values="fp32"):
             same = unpacked_description == description and list(unpacked) == list(tensors)
             if not (same and all(unpacked[name].tobytes() == tensor.tobytes() for name, tensor in tensors.items())):
                 raise RuntimeError(f"{path}: unpacks to something else; the file is not usable")
+        check_dense(path, unpacked, trained.dense_parameters())
         restored = Path(folder) / "restored.ckpt"
         write_checkpoint(restored, unpacked, unpacked_description)
         deviation = largest_deviation(expected, load_trained(restored).network(images).asnumpy())

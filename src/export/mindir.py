@@ -7,7 +7,7 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 
 from ..errors import InputError
 from .files import new_file
-from .report import Exported, check_outputs, count_zeros
+from .report import Exported, check_dense, check_outputs, count_zeros
 
 
 def export_mindir(deployment, path):
@@ -32,7 +32,9 @@ def export_mindir(deployment, path):
         reloaded = nn.GraphCell(ms.load(str(written)))
         outputs = reloaded(Tensor(deployment.images)).asnumpy()
         deviation = check_outputs(path, deployment.outputs, outputs, deployment.tolerance)
-        zeros, count = count_zeros(path, _stored(written), deployment.weights)
+        stored = _stored(written)
+        zeros, count = count_zeros(path, stored, deployment.weights)
+        check_dense(path, stored, deployment.dense)
         size = written.stat().st_size
     return Exported(path, size, deviation, zeros, count)
 

@@ -5,7 +5,7 @@ import onnx
 import onnxruntime
 
 from .files import new_file
-from .report import ROUNDING_TOLERANCE, Exported, check_outputs, count_zeros
+from .report import ROUNDING_TOLERANCE, Exported, check_dense, check_outputs, count_zeros
 
 
 def export_onnx(deployment, path):
@@ -29,6 +29,7 @@ def export_onnx(deployment, path):
         deviation = check_outputs(path, deployment.outputs, outputs, ROUNDING_TOLERANCE)
         stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         zeros, count = count_zeros(path, stored, deployment.weights)
+        check_dense(path, stored, deployment.dense)
         size = written.stat().st_size
     return Exported(path, size, deviation, zeros, count)
 

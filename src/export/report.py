@@ -56,6 +56,16 @@ def count_zeros(path, stored, weights):
     return zeros, sum(weight.size for weight in weights.values())
 
 
+def check_dense(path, stored, parameters):
+    """Raise RuntimeError unless the parameters that are never pruned are, bit for bit, in a file.
+
+    stored: arrays read from the file, by name; parameters: those of the network.
+    """
+    for name, parameter in parameters.items():
+        if name not in stored or stored[name].tobytes() != parameter.tobytes():
+            raise RuntimeError(f"{path}: {name} is missing or differs in the written file")
+
+
 def format_exported(rows):
     """The rows as a table; the first one is the dense file that the ratio refers to."""
     dense = rows[0].bytes

@@ -2,13 +2,17 @@
 
 A distribution is a function of the layers' shapes and a total; its integer budgets always sum to that total exactly.
 `global` needs the weights themselves and is computed by one threshold over all layers (`global_masks`).
+
+Floors, where they are asked for, keep a layer from collapsing: no budget is below them, and the total stays the same.
 """
+
+import math
 
 import numpy as np
 
 from ..threads import each
 from .masks import magnitude
-from .selection import largest_of
+from .selection import largest, largest_of
 
 
 def total_budget(sizes, density):
@@ -16,13 +20,64 @@ def total_budget(sizes, density):
     return round(density * sum(sizes))
 
 
-def global_masks(weights, masks, total):
+def layer_floors(sizes, least, total):
+    """The fewest weights of each layer: a share `least` of its size, rounded up; at least 1 unless `least` is 0.
+
+    Raises ValueError if all floors together exceed `total`.
+    """
+    # 0.07 * 100 is a little above 7 in binary
+    floors = [max(math.ceil(least * size - 1e-9), 1 if least else 0) for size in sizes]
+    if sum(floors) > total:
+        raise ValueError(
+            f"min_layer_density {least:g} keeps at least {sum(floors)} weights, more than the {total} that sparsity "
+            "leaves; lower one of the two"
+        )
+    return floors
+
+
+def global_masks(weights, masks, total, floors=None):
     """Masks of the `total` largest living weights over all layers: one global magnitude threshold.
 
-    weights, masks: lists of arrays, one per layer. Returns a list of masks; their counts are the layers' budgets n_l.
+    weights, masks: lists of arrays, one per layer; floors: the least each layer keeps, at most what it has alive.
+    Returns a list of masks; their counts are the layers' budgets n_l. With floors, no masks that meet them have
+    a larger sum of magnitudes.
     """
     scores = each(lambda layer: magnitude(*layer), list(zip(weights, masks)), cost=lambda layer: layer[0].size)
-    return largest_of(scores, total)
+    chosen = largest_of(scores, total)
+    if floors is None or all(np.count_nonzero(mask) >= floor for mask, floor in zip(chosen, floors)):
+        return chosen
+    # What the floors guarantee is taken layer by layer, the rest by one threshold over what remains.
+    kept = [largest(score, floor) for score, floor in zip(scores, floors)]
+    remaining = [np.where(mask, np.float32(-1), score) for score, mask in zip(scores, kept)]
+    return [a | b for a, b in zip(kept, largest_of(remaining, total - sum(floors)))]
+
+
+def layer_budgets(distribution, shapes, total, least=0.0):
+    """Budgets by a distribution's name, of which none is below a share `least` of its layer.
+
+    Raises ValueError if the total does not suffice.
+    """
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    floors = layer_floors(sizes, least, total)
+    budgets = BUDGETS[distribution](shapes, total)
+    if distribution == "uniform":
+        floors[0] = budgets[0]  # dense by definition: it gives nothing up for the others
+    return raise_to_floors(budgets, floors, sizes)
+
+
+def raise_to_floors(budgets, floors, sizes):
+    """Budgets (integers) with the same sum, none below its floor; the others give in proportion to what they can.
+
+    Raises ValueError if the floors together exceed the budgets.
+    """
+    missing = sum(max(floor - budget, 0) for budget, floor in zip(budgets, floors))
+    if missing == 0:
+        return budgets
+    spare = [max(budget - floor, 0) for budget, floor in zip(budgets, floors)]
+    if missing > sum(spare):
+        raise ValueError(f"min_layer_density needs {missing - sum(spare)} weights more than the other layers can spare")
+    share = 1 - missing / sum(spare)
+    return _exact([floor + share * room for floor, room in zip(floors, spare)], np.array(sizes), sum(budgets))
 
 
 def uniform_budgets(shapes, total):

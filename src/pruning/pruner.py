@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from ..threads import each
-from .allocation import BUDGETS, global_masks, total_budget
+from .allocation import global_masks, layer_budgets, layer_floors, total_budget
 from .masks import drop_and_grow, magnitude
 from .selection import largest
 
@@ -23,6 +23,7 @@ class UpdateRecord(NamedTuple):
     drop_fraction: float
     kept: int
     changed: int  # positions whose mask flipped
+    collapsed: tuple = ()  # names of the weights that lost their last living position
 
 
 def prunable_layers(network):
@@ -45,18 +46,20 @@ class Pruner:
 
     weights: Parameters to prune; schedule: PruningSchedule; distribution: global, uniform or erk;
     growth: `gradient` (largest |dense gradient|) or `random` (as in SET); seed: of random masks and random growth,
-    which are functions of (seed, step) alone and therefore equal on all workers and after a resume.
+    which are functions of (seed, step) alone and therefore equal on all workers and after a resume; min_layer_density:
+    share of its weights that each layer keeps at least, 0 for none.
 
     masks: boolean arrays, one per weight; device_masks: the same as float Parameters, for the compiled step.
     Raises ValueError if the distribution cannot meet the density, or cannot be used from random masks.
     """
 
-    def __init__(self, weights, schedule, distribution="global", growth="gradient", seed=0):
+    def __init__(self, weights, schedule, distribution="global", growth="gradient", seed=0, min_layer_density=0.0):
         self.weights = list(weights)
         self.schedule = schedule
         self.distribution = distribution
         self.growth = growth
         self.seed = seed
+        self.min_layer_density = min_layer_density
         self.masks = self._initial_masks()
         self.device_masks = [
             Parameter(Tensor(mask.astype(np.float32)), name=f"mask.{weight.name}", requires_grad=False)
@@ -90,9 +93,11 @@ class Pruner:
             gradients = [random.random(value.shape, np.float32) for value in values]
         updates = each(renew, list(zip(values, kept, gradients)), cost=lambda layer: layer[0].size)
         changed = sum(np.count_nonzero(new.mask != mask) for new, mask in zip(updates, self.masks))
+        lost = [mask.any() and not new.mask.any() for new, mask in zip(updates, self.masks)]
+        collapsed = tuple(weight.name for weight, gone in zip(self.weights, lost) if gone)
         for index, new in enumerate(updates):
             self._apply(index, new, momentum[index])
-        return UpdateRecord(step, self.schedule.density_at(step), fraction, self.kept, changed)
+        return UpdateRecord(step, self.schedule.density_at(step), fraction, self.kept, changed, collapsed)
 
     @property
     def kept(self):
@@ -124,19 +129,33 @@ class Pruner:
             return self.masks
         total = total_budget([value.size for value in values], self.schedule.density_at(step))
         if self.distribution == "global":
-            return global_masks(values, self.masks, total)
-        budgets = BUDGETS[self.distribution]([value.shape for value in values], total)
+            floors = layer_floors([value.size for value in values], self.min_layer_density, total)
+            return global_masks(values, self.masks, total, floors)
+        budgets = self._budgets(total)
         return [largest(magnitude(v, mask), budget) for v, mask, budget in zip(values, self.masks, budgets)]
 
+    def _budgets(self, total):
+        """Budgets of a distribution that does not ask for the weights."""
+        return layer_budgets(self.distribution, [w.shape for w in self.weights], total, self.min_layer_density)
+
+    def least_counts(self):
+        """How many weights each layer keeps at the target density: exactly, or for `global`, at least.
+
+        Raises ValueError if the distribution or the floors cannot meet it.
+        """
+        sizes = [weight.size for weight in self.weights]
+        total = total_budget(sizes, self.schedule.density)
+        if self.distribution == "global":
+            return layer_floors(sizes, self.min_layer_density, total)
+        return self._budgets(total)
+
     def _initial_masks(self):
+        self.least_counts()  # an impossible target fails before training
         shapes = [weight.shape for weight in self.weights]
-        sizes = [int(np.prod(shape)) for shape in shapes]
-        if self.distribution != "global":  # also at the target, so that an impossible one fails before training
-            BUDGETS[self.distribution](shapes, total_budget(sizes, self.schedule.density))
         if self.schedule.initial_density == 1:
             return [np.ones(shape, dtype=bool) for shape in shapes]
         if self.distribution == "global":
             raise ValueError("random initial masks need the distribution uniform or erk, not global")
-        budgets = BUDGETS[self.distribution](shapes, total_budget(sizes, self.schedule.initial_density))
+        total = total_budget([weight.size for weight in self.weights], self.schedule.initial_density)
         random = np.random.default_rng((self.seed, 0))
-        return [largest(random.random(shape, np.float32), budget) for shape, budget in zip(shapes, budgets)]
+        return [largest(random.random(shape, np.float32), n) for shape, n in zip(shapes, self._budgets(total))]

@@ -1,0 +1,70 @@
+"""Numbers that are none: the first step whose loss or gradients are not finite, noted on the device.
+
+The note stays there until somebody reads it where the program waits for the device anyway, so that a step costs a sum
+per parameter and no wait.
+"""
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, jit_class, ops
+
+from .errors import InputError
+
+ADVICE = "lower lr or lengthen warmup_epochs; the checkpoints written before are whole"
+
+_sum = ops.MultitypeFuncGraph("sum_of_gradient")
+
+
+@_sum.register("Tensor")
+def _sum_gradient(gradient):
+    return gradient.sum().astype(ms.float32)
+
+
+@jit_class
+class FiniteWatch:
+    """Watches the loss and the gradients of some parameters.
+
+    scale: LossScale of mixed precision, or None. Above its floor of 1 an overflow is its daily work, the step is
+    skipped and the scale lowered; at the floor it can help no more, and what is not finite counts.
+
+    record: int32 (2 + parameters): the first bad step (0: none), then 1 for the loss and for every gradient that was
+    not finite in it.
+    """
+
+    def __init__(self, parameters, scale=None):
+        self.names = [parameter.name for parameter in parameters]
+        self.scale = scale
+        self.record = Parameter(
+            Tensor(np.zeros(2 + len(self.names), np.int32)), name="finite_watch.record", requires_grad=False
+        )
+        self.map = ops.HyperMap()
+
+    def note(self, steps_before, loss, gradients):
+        """Look at one step, counted from 1 after `steps_before` (int32 Tensor (1,)); compilable. Returns the record."""
+        sums = self.map(_sum, gradients)  # a sum is not finite if a summand is not
+        broken = ops.logical_not(ops.isfinite(ops.stack((loss.astype(ms.float32), *sums)))).astype(ms.int32)
+        if self.scale is not None:
+            broken = broken * (self.scale.scale_value <= 1).astype(ms.int32)
+        found = ops.concat(((steps_before + 1) * broken.max(), broken))
+        return ops.assign(self.record, ops.where(self.record[0] > 0, self.record, found))
+
+    def check(self):
+        """Read the record; raises InputError naming the step and the layer if something was not finite."""
+        step, loss, *gradients = self.record.asnumpy().tolist()
+        if not step:
+            return
+        names = [name for name, broken in zip(self.names, gradients) if broken]
+        found = ["the loss"] if loss else []
+        if names:  # gradients are computed from the last layer to the first: the last one named was the first to break
+            others = f" (and of {len(names) - 1} more of {len(self.names)} parameters)" if len(names) > 1 else ""
+            found.append(f"the gradient of {names[-1]}{others}")
+        verb = "are" if len(found) > 1 else "is"
+        floor = "" if self.scale is None else " although the loss scale is at its floor of 1"
+        raise InputError(f"training: step {step}: {' and '.join(found)} {verb} not finite{floor}; {ADVICE}")
+
+
+def check_parameters(parameters, step):
+    """Raise InputError naming the first Parameter with a value that is not finite; the host sees each of them."""
+    for parameter in parameters:
+        if not np.isfinite(parameter.asnumpy()).all():
+            raise InputError(f"training: step {step}: {parameter.name} is not finite; {ADVICE}")

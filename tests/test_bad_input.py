@@ -1,0 +1,461 @@
+"""Bad input to every program: one line that starts with `error:`, exit code 2, and nothing lost or overwritten.
+
+Each row runs a program from its file, in this process; those that have to, in one of their own. docs/bad_input.md is
+the table of what they answered; after a change write it anew with `python tests/test_bad_input.py`.
+"""
+
+import contextlib
+import os
+import pickle
+import runpy
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import src  # noqa: F401,I001  sets the environment before mindspore loads
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import nn
+from PIL import Image
+
+from benchmark.random_data import write_cifar10, write_cifar100, write_imagenet
+from src.checkpoint import read_checkpoint, write_checkpoint
+from src.config import resolve
+from src.device import select_device
+from src.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = ROOT / "docs" / "bad_input.md"
+HEAD = """# Bad input, and what the programs say
+
+Every row is run by `tests/test_bad_input.py`, which compares this table with the answers (and writes it when it is run
+by itself). All end with one line on stderr, nothing on stdout, exit code 2, no traceback, and every file as it was.
+`run/` is the folder of a finished run.
+
+| input | command | answer | exit code |
+| --- | --- | --- | --- |"""
+
+
+class Row(NamedTuple):
+    """what: the mistake; words: program and arguments, run in the scene; says: part of the message.
+
+    process: runs in a process of its own, with the variables of `environment`; root: needs to mount a file system.
+    """
+
+    what: str
+    words: str
+    says: str
+    process: bool = False
+    environment: dict = {}  # noqa: RUF012  read only
+    root: bool = False
+
+
+CIFAR = "train.py --config_path cifar.yaml --output_path new --data_path"
+IMAGENET = "train.py --config_path imagenet.yaml --output_path new --data_path"
+ROWS = [
+    # the command line
+    Row("a misspelt option", "train.py --sparcity 0.5", "did you mean --sparsity?", process=True),
+    Row("an abbreviated option", "train.py --spars 0.5", "unknown option --spars"),
+    Row("a stray word", "train.py stray", "unknown option stray"),
+    Row("an option without its value", "train.py --seed", "expected one argument"),
+    Row("a share above 1", "train.py --sparsity 1.5", "command line: sparsity: "),
+    Row("a word for a number", "train.py --sparsity lots", "valid number"),
+    Row("a fraction for a whole number", "train.py --batch_size 1.5", "batch_size: "),
+    Row("no epochs", "train.py --epoch_size 0", "epoch_size: "),
+    Row("more epochs than memory has room for", "train.py --epoch_size 1000000000000", "epoch_size: "),
+    Row("too many steps", "train.py --epoch_size 1000000 --batch_size 1", "steps are too many"),
+    Row("a negative learning rate", "train.py --lr -1", "lr: "),
+    Row("a learning rate that is no number", "train.py --lr nan", "lr: "),
+    Row("an infinite learning rate", "train.py --lr inf", "lr: "),
+    Row("an unknown model", "train.py --model resnet21", "model: "),
+    Row("an unknown method", "train.py --method prune", "method: "),
+    Row("an empty output folder's name", "train.py --output_path=", "output_path: "),
+    # configuration files
+    Row("no such file", "train.py --config_path none.yaml", "cannot read none.yaml: No such file"),
+    Row("a folder for a file", "train.py --config_path run", "cannot read run: Is a directory"),
+    Row("a checkpoint for a configuration", "train.py --config_path run/best.ckpt", "is not valid YAML"),
+    Row("a misspelt key", "train.py --config_path misspelt.yaml", "unknown key 'sparcity'; did you mean sparsity?"),
+    Row("a key that is no word", "train.py --config_path number.yaml", "unknown key 7"),
+    Row("a list for a number", "train.py --config_path list.yaml", "lr: "),
+    Row("no keys", "train.py --config_path lines.yaml", "holds no `key: value` lines"),
+    Row("not YAML", "train.py --config_path colons.yaml", "is not valid YAML"),
+    Row("brackets without end", "train.py --config_path deep.yaml", "is not valid YAML"),
+    Row("a zero byte in a path", "train.py --config_path zero.yaml", "data_path: "),
+    Row("a YAML tag that calls a function", "train.py --config_path evil.yaml", "is not valid YAML", process=True),
+    Row("a missing base", "train.py --config_path orphan.yaml", "cannot read nowhere.yaml"),
+    Row("a base that leads back", "train.py --config_path loop.yaml", "leads back to itself"),
+    # settings that contradict each other
+    Row("no mask update fits", "train.py --update_interval 100000", "no mask update fits"),
+    Row("the window ends after the updates", "train.py --update_end 0.5", "lies before the end of prune_window"),
+    Row("a batch larger than the data", "train.py --batch_size 5000", "batch_size 5000 is larger than"),
+    Row("parts that do not divide a batch", "train.py --accumulation_steps 3", "does not divide into"),
+    Row("a batch that workers cannot share", "scripts/job.py 3 --batch_size 64", "cannot be shared evenly"),
+    Row("a distribution that the method cannot use", "train.py --method rigl --distribution global", "does not fit"),
+    Row("a setting that the method fixes", "train.py --method gap --rank_weight 1", "method gap fixes it"),
+    Row("a first layer beyond the budget", "train.py --distribution uniform --sparsity 0.9999", "first layer"),
+    Row("floors beyond the budget", "train.py --min_layer_density 0.03", "min_layer_density 0.03 keeps at least"),
+    # devices
+    Row("no GPU here", "train.py --device_target GPU", "device_target: no GPU device found"),
+    Row("no Ascend here", "eval.py --ckpt run/best.ckpt --device_target Ascend", "no Ascend device found"),
+    # output
+    Row("a folder that holds a run", "train.py --output_path run", "already holds a run", process=True),
+    Row("a folder inside a file", "train.py --output_path run/config.yaml/x", "output_path: cannot write"),
+    Row("a folder that cannot be made", "train.py --output_path /proc/none", "output_path: cannot write"),
+    Row("a full disk", "train.py --output_path full/new", "No space left on device", root=True),
+    # where to start from
+    Row("nothing to resume", "train.py --output_path new --resume_ckpt auto", "resume.ckpt"),
+    Row("a deployable checkpoint to resume", "train.py --output_path new --resume_ckpt run/best.ckpt", "resume.ckpt"),
+    Row("a truncated state to resume", "train.py --output_path new --resume_ckpt cut.ckpt", "cut.ckpt"),
+    Row("no pretrained weights there", "train.py --pretrained none.pth --output_path new", "No such file"),
+    Row("pretrained weights of another model", "train.py --pretrained run/best.ckpt --model resnet32", "missing"),
+    Row("a text for weights", "train.py --pretrained lines.yaml", "not a MindSpore checkpoint"),
+    Row("a pickle that calls a function", "train.py --pretrained evil.pth", "evil.pth", process=True),
+    # data
+    Row("no data folder given", "train.py --config_path cifar.yaml", "give the folder that holds"),
+    Row("no such data folder", f"{CIFAR} nowhere", "cannot read nowhere"),
+    Row("an empty data folder", f"{CIFAR} empty", "cannot read empty"),
+    Row("a file for a data folder", f"{CIFAR} lines.yaml", "cannot read lines.yaml"),
+    Row("a folder for a data file", f"{CIFAR} cifar_folder", "data_batch_2.bin"),
+    Row("a truncated CIFAR file", f"{CIFAR} cifar_short", "it is truncated or not the binary version"),
+    Row("an empty CIFAR file", f"{CIFAR} cifar_empty", "has 0 bytes"),
+    Row("labels of another data set", f"{CIFAR} cifar_labels", "has labels above 9"),
+    Row("CIFAR-100 for CIFAR-10", f"{CIFAR} cifar100", "cannot read"),
+    Row("too few class folders", f"{IMAGENET} few", "has 2 class folders"),
+    Row("class folders without images", f"{IMAGENET} hollow", "no images in the class folders"),
+    Row("a corrupt JPEG", f"{IMAGENET} corrupt", "decode failed"),
+    # checkpoints
+    Row("no checkpoint given", "eval.py", "the following arguments are required: --ckpt"),
+    Row("no such checkpoint", "eval.py --ckpt none.ckpt", "cannot read the checkpoint: No such file", process=True),
+    Row("a folder for a checkpoint", "eval.py --ckpt run", "cannot read the checkpoint: Is a directory"),
+    Row("an empty checkpoint", "eval.py --ckpt empty.ckpt", "empty.ckpt"),
+    Row("a truncated checkpoint", "eval.py --ckpt cut.ckpt", "cut.ckpt"),
+    Row("one flipped bit", "eval.py --ckpt flipped.ckpt", "its checksum does not match"),
+    Row("noise for a checkpoint", "eval.py --ckpt noise.ckpt", "not a MindSpore checkpoint"),
+    Row("a text for a checkpoint", "eval.py --ckpt run/config.yaml", "not a MindSpore checkpoint"),
+    Row("a checkpoint from elsewhere", "eval.py --ckpt elsewhere.ckpt", "no description inside"),
+    Row("a run's state for a network", "eval.py --ckpt run/resume.ckpt", "not a deployable checkpoint"),
+    Row("the weights of another model", "eval.py --ckpt other.ckpt", "does not fit the network"),
+    Row("a model of the future", "eval.py --ckpt future.ckpt", "model.name"),
+    Row("a setting of the future", "eval.py --ckpt setting.ckpt", "unknown key 'wings'"),
+    Row("no images per step", "eval.py --ckpt run/best.ckpt --batch_size 0", "batch_size"),
+    # export
+    Row("zeros that came back", "export.py --ckpt regrown.ckpt", "non-zero weights", process=True),
+    Row("the same, packed", "export.py --ckpt regrown.ckpt --file_format PACKED", "non-zero weights"),
+    Row("a folder that is not there", "export.py --ckpt run/best.ckpt --file_name no/x", "folder no does not exist"),
+    Row("an unknown format", "export.py --ckpt run/best.ckpt --file_format TFLITE", "invalid choice: 'TFLITE'"),
+    Row("AIR without Ascend", "export.py --ckpt run/best.ckpt --file_format AIR", "needs MindSpore's Ascend backend"),
+    Row("folding without a graph", "export.py --ckpt run/best.ckpt --file_format PACKED --fold_bn", "leave it out"),
+    Row("half precision of a graph", "export.py --ckpt run/best.ckpt --values fp16", "only for --file_format PACKED"),
+    Row("two kinds of batch", "export.py --ckpt run/best.ckpt --batch_size 2 --dynamic_batch", "contradicts"),
+    Row("nothing to export", "export.py", "one of the arguments --ckpt --unpack is required"),
+    Row("a checkpoint to unpack", "export.py --unpack run/best.ckpt --file_name x.ckpt", "not a packed file"),
+    Row("a truncated packed file", "export.py --unpack cut.packed", "damaged or truncated"),
+    Row("the input for the output", "export.py --unpack run/best.ckpt", "is the input file"),
+    Row("a file that is there", "export.py --unpack x.packed --file_name run/best.ckpt", "best.ckpt exists"),
+    # inference
+    Row("no such exported model", "infer.py --model none.mindir x.png", "cannot read none.mindir"),
+    Row(
+        "a checkpoint for an exported model", "infer.py --model run/best.ckpt x.png", "neither in .mindir nor in .onnx"
+    ),
+    Row("a text for a MINDIR", "infer.py --model text.mindir x.png", "is not a MINDIR file"),
+    Row("a text for an ONNX", "infer.py --model text.onnx x.png", "is not an ONNX file"),
+    # conversion
+    Row("nothing to convert", "src.tools.convert_torch none.pth x.ckpt", "No such file"),
+    Row("an unknown ending", "src.tools.convert_torch evil.pth x.h5", "ends in none of"),
+    Row("a pickle that calls a function", "src.tools.convert_torch evil.pth x.ckpt", "evil.pth"),
+    Row("a run's state to convert", "src.tools.convert_torch run/resume.ckpt x.safetensors", "not a deployable"),
+    # scripts
+    Row("no checkpoint to evaluate", "scripts/run_eval.sh", "CKPT", process=True),
+    Row("no checkpoint to export", "scripts/run_export.sh", "CKPT", process=True),
+    Row("no supported Python", "bare/scripts/run_standalone_train.sh", "no Python 3.9", True, {"PATH": "bin"}),
+    # versions
+    Row("Python 3.8", "train.py", "Python 3.8.18 is not supported", True, {"PYTHONPATH": "python38"}),
+    Row("Python 3.13", "eval.py", "Python 3.13.0 is not supported", True, {"PYTHONPATH": "python313"}),
+    Row("numpy 2", "export.py", "numpy 2.1.0 breaks MindSpore", True, {"PYTHONPATH": "numpy2"}),
+    Row("an old MindSpore", "infer.py", "mindspore 2.2.14 is not supported", True, {"PYTHONPATH": "old"}),
+    Row("a MindSpore of the future", "train.py", "mindspore 3.0.0 is not supported", True, {"PYTHONPATH": "new_ms"}),
+]
+
+
+class Call:
+    """Unpickles to a call, as an attacker's file would: it would leave a file `called` behind."""
+
+    def __reduce__(self):
+        return os.mkdir, ("called",)
+
+
+def build_scene():
+    """Write everything that the rows refer to into the working directory."""
+    Trainer(resolve({"epoch_size": 1, "batch_size": 128, "update_interval": 2, "output_path": "run"})).run()
+    texts = {
+        "misspelt.yaml": "sparcity: 0.9\n",
+        "number.yaml": "7: 7\n",
+        "list.yaml": "lr: [1]\n",
+        "lines.yaml": "- a\n- b\n",
+        "colons.yaml": "a: b: c\n",
+        "deep.yaml": "[" * 10_000,
+        "zero.yaml": 'data_path: "a\\0b"\n',
+        "evil.yaml": "lr: !!python/object/apply:os.mkdir [called]\n",
+        "orphan.yaml": "base: nowhere.yaml\n",
+        "loop.yaml": "base: loop.yaml\n",
+        "cifar.yaml": "dataset: cifar10\nbatch_size: 4\nupdate_interval: 1\noutput_path: new\n",
+        "imagenet.yaml": "model: resnet20\ndataset: imagenet\nbatch_size: 2\nupdate_interval: 1\n",
+        "text.mindir": "a text\n",
+        "text.onnx": "a text\n",
+    }
+    for name, text in texts.items():
+        Path(name).write_text(text)
+    _write_checkpoints()
+    _write_data()
+    _write_versions()
+
+
+def _write_checkpoints():
+    content = Path("run/best.ckpt").read_bytes()
+    Path("cut.ckpt").write_bytes(content[: len(content) // 2])
+    middle = len(content) // 2
+    Path("flipped.ckpt").write_bytes(content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :])
+    Path("noise.ckpt").write_bytes(np.random.default_rng(0).bytes(1000))
+    Path("empty.ckpt").touch()
+    ms.save_checkpoint(nn.Dense(2, 2), "elsewhere.ckpt")
+    Path("evil.pth").write_bytes(pickle.dumps({"state_dict": Call()}, protocol=2))
+    Path("cut.packed").write_bytes(b"RPGPACK\x01" + bytes(100))
+    tensors, description = read_checkpoint("run/best.ckpt")
+    model = description["model"]
+    write_checkpoint("other.ckpt", tensors, {**description, "model": {**model, "name": "resnet32"}})
+    write_checkpoint("future.ckpt", tensors, {**description, "model": {**model, "name": "resnet2032"}})
+    write_checkpoint("setting.ckpt", tensors, {**description, "config": {**description["config"], "wings": 2}})
+    weight = tensors["layer1.0.conv1.weight"].reshape(-1)
+    weight[weight == 0] = 1e-3
+    write_checkpoint("regrown.ckpt", tensors, description)
+
+
+def _write_data():
+    Path("empty").mkdir()
+    for name in ("short", "empty", "labels", "folder"):
+        file = write_cifar10(f"cifar_{name}", 20, 4) / "data_batch_2.bin"
+        content = file.read_bytes()
+        file.unlink()
+        if name == "folder":
+            file.mkdir()
+        else:
+            file.write_bytes({"short": content[:-5], "empty": b"", "labels": b"\xff" * len(content)}[name])
+    write_cifar100("cifar100", 4, 4)
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            Path("few", split, name).mkdir(parents=True)
+    write_imagenet("hollow", 0, 0)
+    write_imagenet("corrupt", 2, 1, lambda index: np.zeros((40, 50, 3), np.uint8))
+    image = Path("corrupt/train/n00000001/1.JPEG")
+    image.write_bytes(b"\xff" * 300)
+    Image.new("L", (8, 8)).save("x.png")
+
+
+def _write_versions():
+    """Folders that make a Python, numpy or MindSpore say another version, and tools without any Python."""
+    for folder, version in (("python38", (3, 8, 18)), ("python313", (3, 13, 0))):
+        Path(folder).mkdir()
+        Path(folder, "sitecustomize.py").write_text(f"import sys\nsys.version_info = {(*version, 'final', 0)}\n")
+    for folder, package, version in (
+        ("numpy2", "numpy", "2.1.0"),
+        ("old", "mindspore", "2.2.14"),
+        ("new_ms", "mindspore", "3.0.0"),
+    ):
+        metadata = Path(folder, f"{package}-{version}.dist-info", "METADATA")
+        metadata.parent.mkdir(parents=True)
+        metadata.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+    shutil.copytree(ROOT / "scripts", "bare/scripts")
+    shutil.copy(ROOT / "requirements.txt", "bare")
+    Path("bin").mkdir()
+    for tool in ("bash", "dirname", "cmp"):
+        Path("bin", tool).symlink_to(shutil.which(tool))
+
+
+class Answer(NamedTuple):
+    """What a program printed, and its exit code."""
+
+    stdout: str
+    stderr: str
+    code: int
+
+
+class Scene:
+    """A folder with everything that rows refer to, and the programs' answers there; each row is run once."""
+
+    def __init__(self, folder, pool, full_disk):
+        self.folder = folder
+        self.full_disk = full_disk
+        self.before = self.files()
+        self.answers = {}
+        self.processes = {row[:2]: pool.submit(self._in_a_process, row) for row in ROWS if row.process}
+
+    def answer(self, row):
+        """The Answer to a row, or None if it cannot be asked here."""
+        if row.root and not self.full_disk:
+            return None
+        if row[:2] not in self.answers:
+            answer = self.processes[row[:2]].result() if row.process else self._in_this_process(row)
+            self.answers[row[:2]] = answer
+            shutil.rmtree(self.folder / "new", ignore_errors=True)
+        return self.answers[row[:2]]
+
+    def files(self):
+        """All files and whether they have changed, without what a run may begin to write."""
+        paths = [
+            path for path in self.folder.rglob("*") if path.relative_to(self.folder).parts[0] not in ("new", "full")
+        ]
+        return {path: None if path.is_dir() else (path.stat().st_mtime_ns, path.stat().st_size) for path in paths}
+
+    def line(self, row):
+        """The row of the table, or None."""
+        answer = self.answer(row)
+        if answer is None:
+            return None
+        said = answer.stderr.strip().replace(f"{self.folder}/", "").replace(str(self.folder), ".").replace("|", "\\|")
+        variables = "".join(f"{name}={value} " for name, value in row.environment.items())
+        return f"| {row.what} | `{variables}{row.words}` | {said} | {answer.code} |"
+
+    def _in_this_process(self, row):
+        program, *words = row.words.split(" ")
+        with _captured() as read, mock.patch.object(sys, "argv", [program, *words]):
+            try:
+                if program.endswith(".py"):
+                    runpy.run_path(str(ROOT / program), run_name="__main__")
+                else:
+                    sys.modules.pop(program, None)  # as `python -m` would, without a warning
+                    runpy.run_module(program, run_name="__main__")
+                code = 0
+            except SystemExit as end:
+                code = end.code
+            return Answer(*read(), code)
+
+    def _in_a_process(self, row):
+        program, *words = row.words.split(" ")
+        file = self.folder / program if program.startswith("bare/") else ROOT / program
+        start = shutil.which("bash") if program.endswith(".sh") else sys.executable
+        variables = {name: str(self.folder / value) for name, value in row.environment.items()}
+        done = subprocess.run(
+            [start, file, *words],
+            cwd=self.folder,
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        return Answer(done.stdout, done.stderr, done.returncode)
+
+
+@contextlib.contextmanager
+def _captured():
+    """Inside, all that this process prints is caught, C++ included; gives a function reading (stdout, stderr)."""
+    files = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115  closed below
+    kept = [os.dup(number) for number in (1, 2)]
+
+    def read():
+        texts = []
+        for file in files:
+            file.flush()
+            file.seek(0)
+            texts.append(file.read())
+        return texts
+
+    try:
+        for number, file in zip((1, 2), files):
+            os.dup2(file.fileno(), number)
+        with contextlib.redirect_stdout(files[0]), contextlib.redirect_stderr(files[1]):
+            yield read
+    finally:
+        for number, copy in zip((1, 2), kept):
+            os.dup2(copy, number)
+            os.close(copy)
+        for file in files:
+            file.close()
+
+
+@contextlib.contextmanager
+def _full_disk(folder):
+    """A file system without room on `folder`; gives whether it could be mounted."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", folder]
+    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+        yield False
+        return
+    try:
+        with contextlib.suppress(OSError), open(folder / "ballast", "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1024))
+        yield True
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@contextlib.contextmanager
+def opened_scene(folder):
+    """A Scene in an empty folder, which is the working directory as long as it is open."""
+    folder, home = Path(folder).resolve(), os.getcwd()
+    os.chdir(folder)
+    try:
+        build_scene()
+        with _full_disk(folder / "full") as full_disk, ThreadPoolExecutor(2) as pool:
+            yield Scene(folder, pool, full_disk)
+    finally:
+        os.chdir(home)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    with opened_scene(tmp_path_factory.mktemp("scene")) as scene:
+        yield scene
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.words for row in ROWS])
+def test_one_line_and_code_2(row, scene):
+    answer = scene.answer(row)
+    if answer is None:
+        pytest.skip("needs to mount a file system")
+    assert answer.stderr.startswith("error: ")
+    assert row.says in answer.stderr
+    assert answer.stderr.count("\n") == 1
+    assert answer.stdout == ""
+    assert answer.code == 2
+
+
+def test_nothing_is_lost_or_overwritten_and_nothing_was_run(scene):
+    for row in ROWS:
+        scene.answer(row)
+    assert scene.files() == scene.before
+    assert not (scene.folder / "called").exists()
+
+
+def test_the_table_is_what_the_programs_say(scene):
+    written = TABLE.read_text().split("\n")
+    for row in ROWS:
+        line = scene.line(row)
+        assert line is None or line in written, "write it anew: python tests/test_bad_input.py"
+    assert len(written) == len(HEAD.split("\n")) + len(ROWS) + 1
+
+
+def write_table():
+    """Ask all rows, and write docs/bad_input.md."""
+    select_device("CPU")
+    with tempfile.TemporaryDirectory() as folder, opened_scene(folder) as scene:
+        lines = [scene.line(row) for row in ROWS]
+        if None in lines:
+            sys.exit("some rows need to mount a file system; run as root")
+    TABLE.write_text(
+        "\n".join([HEAD, "| input | command | answer | exit code |", "| --- | --- | --- | --- |", *lines, ""])
+    )
+    print(f"{TABLE}: {len(lines)} rows")
+
+
+if __name__ == "__main__":
+    write_table()

@@ -1,0 +1,121 @@
+"""Runs that go wrong say so, leave what was good, and deploy nothing that is not what was trained."""
+
+import json
+
+import numpy as np
+import pytest
+from mindspore import Tensor, ops
+
+from src import low_rank
+from src.checkpoint import read_checkpoint, write_checkpoint
+from src.errors import InputError
+from src.export.formats import load_for_export
+from src.trainer import Trainer
+
+
+def checkpoints(folder):
+    return {file.name: file.read_bytes() for file in folder.path.glob("*.ckpt")}
+
+
+def poison(trainer, step, name, value):
+    """Before a step, put a value that is not finite, or too large, into one parameter."""
+    plain = trainer.step._plain
+    parameter = trainer.network.parameters_dict()[name]
+
+    def poisoned(images, labels):
+        if trainer.step.step == step:
+            ops.assign(parameter, Tensor(np.full(parameter.shape, value, np.float32)))
+        return plain(images, labels)
+
+    trainer.step._plain = poisoned
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("classifier.bias", np.nan, r"training: step 14: the loss and the gradient of classifier\.bias .*lower lr"),
+        # squares beyond float32: a BatchNorm of finite outputs, whose moving variance is not
+        ("conv1.weight", 1e25, r"training: step (14|22): .*(gradient of|moving_variance)"),
+    ],
+)
+def test_what_is_not_finite_stops_the_run_and_leaves_the_last_epoch(small_run, name, value, message):
+    trainer = Trainer(small_run())
+    poison(trainer, 14, name, value)  # in the second epoch of eleven steps
+    finish, kept = trainer._finish_epoch, {}
+
+    def finish_and_look(metrics):
+        finish(metrics)
+        kept.update(checkpoints(trainer.folder))
+
+    trainer._finish_epoch = finish_and_look
+    with pytest.raises(InputError, match=message):
+        trainer.run()
+    assert kept
+    assert checkpoints(trainer.folder) == kept
+    assert all(np.isfinite(tensor).all() for tensor in read_checkpoint(trainer.folder.resume)[0].values())
+
+
+def test_a_mask_update_changes_nothing_by_gradients_that_are_not_finite(small_run):
+    trainer = Trainer(small_run())
+    poison(trainer, 3, "layer2.0.bn1.gamma", np.inf)  # the update comes at step 4
+    before = [mask.copy() for mask in trainer.pruner.masks]
+    with pytest.raises(InputError, match=r"training: step 3: "):
+        trainer.run()
+    assert all(np.array_equal(a, b) for a, b in zip(before, trainer.pruner.masks))
+
+
+def test_a_collapsing_layer_is_reported_or_kept(small_run, capfd):
+    settings = {"sparsity": 0.999, "epoch_size": 1, "update_interval": 2}
+    trainer = Trainer(small_run(**settings))
+    result = trainer.run()
+    empty = [layer["name"] for layer in result["layers"] if not layer["nonzeros"]]
+    warnings = [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert empty
+    for name in empty:
+        assert any(f": {name} has lost its last weight" in line for line in warnings)
+
+    trainer = Trainer(small_run(**settings, min_layer_density=5e-4, overwrite=True))
+    trainer.run()
+    assert "has lost its last weight" not in capfd.readouterr().err
+    assert trainer.pruner.kept == round(0.001 * sum(mask.size for mask in trainer.pruner.masks))
+    assert all(mask.sum() >= np.ceil(5e-4 * mask.size) for mask in trainer.pruner.masks)
+
+
+def test_floors_that_cannot_be_met_are_refused_at_the_start(small_run):
+    with pytest.raises(InputError, match=r"min_layer_density 0\.03 keeps at least .* more than the .* that sparsity"):
+        Trainer(small_run(min_layer_density=0.03))
+
+
+def test_failed_decompositions_are_counted_in_the_metrics(small_run, monkeypatch):
+    decompose = low_rank.decompose
+    monkeypatch.setattr(low_rank, "decompose", lambda m: None if m.shape == (16, 9) else decompose(m))
+    trainer = Trainer(small_run(epoch_size=2, update_interval=5))
+    trainer.run()
+    lines = [json.loads(line) for line in trainer.folder.metrics.read_text().splitlines()]
+    assert [line["rank_failures"] for line in lines] == [2, 1]  # updates at steps 5 and 10; 15
+
+
+def test_the_written_checkpoint_is_compared_with_the_network(small_run):
+    trainer = Trainer(small_run(epoch_size=1, update_interval=2))
+    finish = trainer._finish_epoch
+
+    def finish_and_change(metrics):
+        finish(metrics)
+        tensors, description = read_checkpoint(trainer.folder.last)
+        tensors["layer1.0.bn1.beta"][3] += 1e-3
+        write_checkpoint(trainer.folder.last, tensors, description)
+
+    trainer._finish_epoch = finish_and_change
+    with pytest.raises(RuntimeError, match=r"layer1\.0\.bn1\.beta is not that of the trained network"):
+        trainer.run()
+
+
+@pytest.mark.parametrize("value", [0.1, 0.0])
+def test_a_checkpoint_with_other_zeros_is_not_exported(trained_resnet20, tmp_path, value):
+    tensors, description = read_checkpoint(trained_resnet20[0])
+    weight = tensors["layer2.0.conv1.weight"].reshape(-1)
+    weight[np.flatnonzero((weight == 0) == (value != 0))[0]] = value
+    write_checkpoint(tmp_path / "changed.ckpt", tensors, description)
+    with pytest.raises(InputError, match=r"layer2\.0\.conv1\.weight has \d+ non-zero weights, not the \d+ counted"):
+        load_for_export(tmp_path / "changed.ckpt")
+    load_for_export(trained_resnet20[0])
