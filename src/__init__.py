@@ -1,5 +1,18 @@
-"""RPG: rank-based pruning for MindSpore."""
+"""RPG: rank-based pruning for MindSpore. For networks of your own: `RPG`, see docs/library.md."""
+
+from importlib import import_module
 
 from . import environment
 
 environment.prepare()  # before any module of this package imports mindspore
+
+_MODULES = {"RPG": "library", "InputError": "errors", "select_device": "device"}  # the public names, and their homes
+
+__all__ = list(_MODULES)
+
+
+def __getattr__(name):
+    """Import a public name when it is asked for: the environment can be prepared without MindSpore."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)

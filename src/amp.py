@@ -46,15 +46,15 @@ def value_and_grad(function, parameters, scale=None, has_aux=False):
     if scale is None:
         return ms.value_and_grad(function, None, parameters, has_aux=has_aux)
 
-    def scaled(images, labels):
-        values = function(images, labels)
+    def scaled(*batch):
+        values = function(*batch)
         loss = values[0] if has_aux else values
         return loss * scale.scale_value, values
 
     gradients_of_scaled = ms.value_and_grad(scaled, None, parameters, has_aux=True)
 
-    def unscaled(images, labels):
-        (_, values), gradients = gradients_of_scaled(images, labels)
+    def unscaled(*batch):
+        (_, values), gradients = gradients_of_scaled(*batch)
         return values, scale.unscale(gradients)
 
     return unscaled

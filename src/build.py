@@ -15,7 +15,7 @@ from .models import build_model
 from .optimizer import build_optimizer, learning_rates
 from .parallel import SINGLE, local_batch_size
 from .pretrained import load_pretrained
-from .pruning.methods import METHODS
+from .pruning.methods import METHODS, build_schedule
 from .pruning.pruner import Pruner, convolution_weights, prunable_weights
 from .pruning.schedule import PruningSchedule
 from .rpg_cell import RPGWithLossCell, build_rank_term
@@ -97,26 +97,6 @@ def open_data(config, local_batch, workers):
     train = build_dataset(config.dataset, "train", *settings, **shard, mixup=config.mixup)
     test = build_dataset(config.dataset, "test", *settings, **shard)
     return Data(train, test, train.get_dataset_size())
-
-
-def build_schedule(config, total_steps):
-    """The pruning schedule of a configuration over `total_steps`, or None for dense training."""
-    if config.method == "dense":
-        return None
-    method = METHODS[config.method]
-    density = 1 - config.sparsity
-    interval = config.update_interval
-    if method.get("one_shot"):
-        interval = max(1, int(config.prune_window * total_steps))
-    return PruningSchedule(
-        total_steps,
-        interval,
-        density,
-        config.drop_fraction,
-        config.prune_window,
-        config.update_end,
-        density if method.get("sparse_start") else 1.0,
-    )
 
 
 def build_pruner(config, network, schedule):

@@ -13,7 +13,7 @@ import mindspore as ms
 import numpy as np
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
-from mindspore import Parameter, Tensor
+from mindspore import Tensor, ops
 from mindspore.train.checkpoint_pb2 import Checkpoint
 
 from .errors import InputError
@@ -97,7 +97,9 @@ def load_weights(network, tensors, path):
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise InputError(f"{path}: does not fit the network: {', '.join(problems[:3])}{more}")
-    ms.load_param_into_net(network, {name: Parameter(Tensor(value), name=name) for name, value in tensors.items()})
+    for name, parameter in parameters.items():
+        # Not load_param_into_net, which gives a parameter new memory: graphs compiled before would keep the old one.
+        ops.assign(parameter, Tensor(tensors[name], parameter.dtype))
 
 
 def _read(path):

@@ -10,24 +10,22 @@ from typing import Annotated, Literal
 
 import yaml
 from easydict import EasyDict
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 
 from .command_line import Parser
 from .data import DATASETS
 from .errors import InputError
 from .files import replace_file
 from .models import MODELS
-from .pruning.methods import METHODS, fixed_settings, resolve_distribution
+from .pruning.settings import PruningSettings, apply_method, complete
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_CONFIG = ROOT / "config" / "resnet20_digits.yaml"
 PathName = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=4000)]  # what a system call takes
 
 
-class Recipe(BaseModel):
-    """What is trained and how: the keys that make a run's result."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+class Recipe(PruningSettings):
+    """What is trained and how, beside the settings of pruning: the keys that make a run's result."""
 
     model: Literal[tuple(MODELS)] = Field("resnet20", description="network, by its name in src/models")
     width_factor: int = Field(1, ge=1, le=16, description="widens the CIFAR networks")
@@ -50,22 +48,6 @@ class Recipe(BaseModel):
     ema_decay: float = Field(0.0, ge=0, lt=1, description="moving average of the weights, the one deployed; 0: none")
     amp_level: Literal["O0", "O2", "O3", "auto"] = Field("O0", description="mixed precision, levels of mindspore.amp")
     accumulation_steps: int = Field(1, ge=1, description="parts that a batch is computed in, one after the other")
-
-    method: Literal[tuple(METHODS)] = Field("rpg", description="pruning method")
-    sparsity: float = Field(0.98, ge=0, lt=1, description="target share of zeros among prunable weights")
-    distribution: Literal["auto", "global", "uniform", "erk"] = Field("auto", description="layer densities")
-    min_layer_density: float = Field(0.0, ge=0, lt=1, description="share every layer keeps at least; 0: none")
-    update_interval: int = Field(100, ge=1, description="dT: steps between mask updates")
-    drop_fraction: float = Field(0.3, ge=0, le=1, description="alpha: share dropped and regrown at the first update")
-    prune_window: float = Field(0.9, gt=0, le=1, description="share of the run in which density falls")
-    update_end: float = Field(0.901, gt=0, le=1, description="T_end: share of the run after which masks are frozen")
-
-    rank_weight: float = Field(0.5, ge=0, description="lambda: weight of the rank term")
-    tail_energy: float = Field(0.1, gt=0, lt=1, description="eta: share of energy behind the rank-k approximation")
-    rank_solver: Literal["auto", "gram", "svd"] = Field("auto", description="solver of the rank term")
-    rank_interval: int = Field(
-        0, ge=0, description="the rank term also moves the weights every that many steps; 0: never"
-    )
 
 
 class Config(Recipe):
@@ -105,23 +87,18 @@ def resolve(values, given=None, where="configuration"):
         config = Config(**{**values, **given})
     except ValidationError as error:
         raise InputError(_first_problem(error, given, where)) from None
-    for key, value in fixed_settings(config.method).items():
-        if key in given and getattr(config, key) != value:
-            raise InputError(f"command line: {key}: method {config.method} fixes it to {value:g}; leave it out")
-        setattr(config, key, value)
     try:
-        config.distribution = resolve_distribution(config.method, config.distribution)
+        apply_method(config, given)
     except ValueError as error:
-        raise InputError(f"{where}: distribution: {error}") from None
+        raise InputError(f"command line: {error}") from None
+    try:
+        complete(config)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from None
     if config.batch_size % config.accumulation_steps:
         raise InputError(
             f"{where}: batch_size {config.batch_size} does not divide into accumulation_steps "
             f"{config.accumulation_steps} equal parts"
-        )
-    if config.update_end < config.prune_window:
-        raise InputError(
-            f"{where}: update_end {config.update_end:g} lies before the end of prune_window {config.prune_window:g}; "
-            "raise update_end or lower prune_window"
         )
     return EasyDict(config.model_dump())
 

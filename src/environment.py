@@ -3,11 +3,14 @@
 A value that the user has set is left alone.
 """
 
+import ctypes
 import os
 import re
 import sys
 import tempfile
+import warnings
 from importlib import metadata
+from pathlib import Path
 
 SUPPORTED_PYTHON = ((3, 9), (3, 12))
 SUPPORTED_MINDSPORE = ((2, 7, 1), (2, 11))  # from the first on, below the second; as in requirements.txt
@@ -23,6 +26,8 @@ VARIABLES = {
     "MS_OM_PATH": os.path.join(tempfile.gettempdir(), "mindspore_dumps"),
 }
 
+_AVX512 = 0x20  # the bit that all of oneDNN's names for AVX-512 share (dnnl_cpu_isa_avx512_core)
+
 
 def prepare():
     """Check the versions and set the variables. An unsupported version ends the program with exit code 2."""
@@ -30,8 +35,15 @@ def prepare():
     if problem:
         print(f"error: {problem}", file=sys.stderr)
         raise SystemExit(2)
+    slow_kernels_possible = "mindspore" in sys.modules and "ONEDNN_MAX_CPU_ISA" not in os.environ
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
+    if slow_kernels_possible and _uses_avx512():
+        warnings.warn(
+            "MindSpore has computed before this package was imported, so its convolutions on this CPU stay many times "
+            "slower: import this package first, or set ONEDNN_MAX_CPU_ISA=AVX2",
+            stacklevel=3,
+        )
 
 
 def unsupported(python, mindspore, numpy):
@@ -47,6 +59,16 @@ def unsupported(python, mindspore, numpy):
     if int(numpy.split(".")[0]) >= 2:
         return f"numpy {numpy} breaks MindSpore; run: pip install 'numpy<2'"
     return None
+
+
+def _uses_avx512():
+    """Whether the oneDNN in this process has settled on AVX-512: it reads its variable once, at its first operator."""
+    try:
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+        library = next(line.split()[-1] for line in maps if "libdnnl.so.3" in line)  # version 2 has no such trap
+        return bool(ctypes.CDLL(library).dnnl_get_effective_cpu_isa() & _AVX512)
+    except (OSError, AttributeError, StopIteration):
+        return False
 
 
 def _version(package):

@@ -111,6 +111,15 @@ def start():
     return Workers(communication.get_rank(), communication.get_group_size())
 
 
+def joined_workers():
+    """This process among the workers of a job that it has joined already, by whatever call; SINGLE if there is none."""
+    from mindspore import communication
+
+    if not communication.GlobalComm.INITED or communication.get_group_size() == 1:
+        return SINGLE
+    return Workers(communication.get_rank(), communication.get_group_size())
+
+
 def local_batch_size(batch_size, workers, parts=1):
     """Images per step and worker, each of whom computes them in equal `parts`.
 

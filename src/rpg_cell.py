@@ -19,7 +19,7 @@ from .parallel import SINGLE, share_out
 class RPGWithLossCell(nn.Cell):
     """Task loss plus weighted rank term; differentiate it to get the dense gradient that decides what grows.
 
-    task: Cell of (images, labels) -> scalar loss; rank_term: Cell of (*weights) -> scalar; rank_weight: lambda;
+    task: Cell of a batch -> scalar loss; rank_term: Cell of (*weights) -> scalar; rank_weight: lambda;
     weights: the convolution weights (Parameters of the task's network) that the rank term is taken of.
 
     Among several workers each decomposes its own share of the layers only, and its rank term is scaled so that the
@@ -37,12 +37,12 @@ class RPGWithLossCell(nn.Cell):
         shares = share_out([decomposition_cost(weight.shape) for weight in self.weights], workers.size)
         self.own = [self.weights[index] for index in shares[workers.rank]]
 
-    def construct(self, images, labels):
-        return self.terms(images, labels)[0]
+    def construct(self, *batch):
+        return self.terms(*batch)[0]
 
-    def terms(self, images, labels):
+    def terms(self, *batch):
         """(objective, task loss, rank term), all scalars; the rank term as this worker contributes to the mean."""
-        task, rank = self.task(images, labels), self.share()
+        task, rank = self.task(*batch), self.share()
         return task + self.rank_weight * rank, task, rank
 
     def share(self):

@@ -31,7 +31,11 @@ def _unchanged(loss, *gradients):
 
 
 class TaskLoss(nn.Cell):
-    """Network and loss function as one cell of (images, labels), compiled to a graph."""
+    """Network and loss function as one cell of a batch, compiled to a graph.
+
+    A batch is (images, labels), or more inputs before the labels; without a loss function (None) the network takes the
+    whole batch and returns its loss.
+    """
 
     def __init__(self, network, loss_fn):
         super().__init__(auto_prefix=False)
@@ -39,12 +43,14 @@ class TaskLoss(nn.Cell):
         self.loss_fn = loss_fn
 
     @ms.jit
-    def construct(self, images, labels):
-        return self.loss_fn(self.network(images), labels)
+    def construct(self, *batch):
+        if self.loss_fn is None:
+            return self.network(*batch)
+        return self.loss_fn(self.network(*batch[:-1]), batch[-1])
 
 
 class TrainStep:
-    """Callable of (images, labels) -> loss that trains, prunes and regrows; it counts its own steps from 1.
+    """Callable of a batch (images, labels) -> loss that trains, prunes and regrows; it counts its own steps from 1.
 
     task: TaskLoss; optimizer: a MindSpore optimiser over the network's parameters, with the learning rate as a
     schedule inside it; pruner: Pruner, or None for dense training; objective: RPGWithLossCell of the task, or None to
@@ -109,37 +115,36 @@ class TrainStep:
         """The Parameters of its own that change: sums over an epoch, of this worker."""
         return [self.loss_sum, self.rank_failures]
 
-    def __call__(self, images, labels):
+    def __call__(self, *batch):
         self.step += 1
         if self.pruner is not None and self.pruner.is_update(self.step):
-            return self._update(*self._finite_gradients(images, labels))
-        images, labels = self._last_part(images, labels)
+            return self._update(*self._finite_gradients(*batch))
+        batch = self._last_part(*batch)
         if self.rank_interval and self.step % self.rank_interval == 0:
-            loss, gradients = self._dense_gradients(images, labels)
+            loss, gradients = self._dense_gradients(*batch)
             return self._apply(loss, *gradients)
-        return self._plain(images, labels)
+        return self._plain(*batch)
 
-    def _last_part(self, images, labels):
+    def _last_part(self, *batch):
         """Accumulate the gradients of all parts of a batch but the last, and return that one."""
         if self.accumulator is None:
-            return images, labels
-        parts = self.accumulator.parts
-        *others, last = zip(ops.chunk(images, parts), ops.chunk(labels, parts))
+            return batch
+        *others, last = zip(*(ops.chunk(tensor, self.accumulator.parts) for tensor in batch))
         for part in others:
             self._accumulate(*part)
         return last
 
-    def _dense_gradients(self, images, labels):
+    def _dense_gradients(self, *batch):
         """Task loss, and the gradients of the whole objective over all positions, masked-out ones included."""
         if self._objective_gradients is None:
-            return self._task_gradients(images, labels)
-        (_, task_loss, self.last_rank_loss), gradients = self._objective_gradients(images, labels)
+            return self._task_gradients(*batch)
+        (_, task_loss, self.last_rank_loss), gradients = self._objective_gradients(*batch)
         return task_loss, gradients
 
-    def _finite_gradients(self, images, labels):
+    def _finite_gradients(self, *batch):
         """Dense gradients of a whole batch for a mask update, which cannot be skipped: on an overflow, scale down."""
         while True:
-            loss, gradients = self._dense_gradients(*self._last_part(images, labels))
+            loss, gradients = self._dense_gradients(*self._last_part(*batch))
             loss, gradients = self._whole(loss, *gradients)
             if self.scale is None or is_finite(gradients) or float(self.scale.scale_value) <= 1:
                 return loss, gradients
@@ -190,8 +195,8 @@ class TrainStep:
             return ops.depend(loss, ops.assign_add(loss_sum, loss))
 
         @ms.jit
-        def plain(images, labels):
-            loss, gradients = task_gradients(images, labels)
+        def plain(*batch):
+            loss, gradients = task_gradients(*batch)
             return finish(loss, gradients)
 
         @ms.jit
@@ -203,8 +208,8 @@ class TrainStep:
             return average(loss, gradients)
 
         @ms.jit
-        def accumulate(images, labels):
-            loss, gradients = task_gradients(images, labels)
+        def accumulate(*batch):
+            loss, gradients = task_gradients(*batch)
             return accumulator.add(loss, gradients)
 
         alone = accumulator is None and reducer is None

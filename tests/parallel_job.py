@@ -21,12 +21,9 @@ from src import parallel
 from src.checkpoint import write_checkpoint
 from src.device import select_device
 from src.evaluation import Evaluator
+from src.library import RPG
 from src.optimizer import build_optimizer, learning_rates
-from src.pruning.pruner import Pruner, convolution_weights, prunable_weights
-from src.pruning.schedule import PruningSchedule
 from src.resume import RunState, read_run
-from src.rpg_cell import RPGWithLossCell, build_rank_term
-from src.train_step import TaskLoss, TrainStep
 
 STEPS, INTERVAL, MIDDLE, BATCH = 24, 4, 14, 8
 
@@ -54,12 +51,19 @@ class Run:
         self.workers = workers
         self.network = Net().set_train()
         self.optimizer = build_optimizer(self.network, learning_rates(0.1, STEPS, 4), 0.9, False, 1e-2)
-        schedule = PruningSchedule(STEPS, INTERVAL, 0.1, 0.3, 0.8, 0.85)
-        self.pruner = Pruner(prunable_weights(self.network), schedule)
-        task = TaskLoss(self.network, nn.CrossEntropyLoss())
-        weights = convolution_weights(self.network)
-        objective = RPGWithLossCell(task, build_rank_term("gram", 0.2), 5.0, weights, workers)
-        self.step = TrainStep(task, self.optimizer, self.pruner, objective, rank_interval=3, workers=workers)
+        rpg = RPG(
+            self.network,
+            STEPS,
+            sparsity=0.9,
+            update_interval=INTERVAL,
+            prune_window=0.8,
+            update_end=0.85,
+            rank_weight=5.0,
+            tail_energy=0.2,
+            rank_interval=3,
+        )
+        self.pruner = rpg.pruner
+        self.step = rpg.train_step(nn.CrossEntropyLoss(), self.optimizer).inner  # knows by itself of the workers
         self.state = RunState(self.network, self.optimizer, self.pruner)
         self.masks, self.rank_losses = {}, {}
 

@@ -11,9 +11,11 @@ from src.pruning.allocation import (
     layer_budgets,
     layer_floors,
     raise_to_floors,
+    split_schedule,
     total_budget,
     uniform_budgets,
 )
+from src.pruning.schedule import PruningSchedule
 
 SHAPES = [(16, 3, 3, 3), (32, 16, 3, 3), (64, 32, 1, 1), (10, 64)]
 
@@ -153,3 +155,24 @@ def test_global_masks_with_floors_are_the_best_that_meet_them(seed, density, lea
     outside = [w[old & ~new].max() for w, old, new in zip(weights, masks, chosen) if (old & ~new).any()]
     if spare and outside:
         assert min(spare) >= max(outside)
+
+
+@given(st.lists(st.integers(1, 5000), min_size=2, max_size=8), st.floats(0.01, 1), st.data())
+def test_groups_with_densities_of_their_own_meet_the_total_exactly(layers, density, data):
+    own = data.draw(st.dictionaries(st.integers(0, len(layers) - 1), st.floats(0.001, 1), max_size=len(layers) - 1))
+    schedule = PruningSchedule(100, 10, density, 0.3, 0.9, 0.9)
+    taken = {index: max(1, round(own[index] * layers[index])) for index in own}
+    others = sum(size for index, size in enumerate(layers) if index not in own)
+    if own and not 0 < total_budget(layers, density) - sum(taken.values()) <= others:
+        with pytest.raises(ValueError, match="the densities of single layers take"):
+            split_schedule(layers, schedule, own)
+        return
+    groups = split_schedule(layers, schedule, own)
+    assert sorted(index for group in groups for index in group.indices) == list(range(len(layers)))
+    assert sum(group.budget_at(100) for group in groups) == total_budget(layers, density)
+    for group in groups:
+        budgets = [group.budget_at(step) for step in range(0, 101, 10)]
+        assert budgets == sorted(budgets, reverse=True)  # a weight that is gone stays out of the budgets
+        assert budgets[0] == group.size == sum(layers[index] for index in group.indices)
+        for index in set(own) & set(group.indices):
+            assert budgets[-1] == taken[index]

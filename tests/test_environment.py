@@ -37,3 +37,17 @@ def test_variables_are_set_before_mindspore_and_the_users_win():
     for extra, expected in (({}, "AVX2"), ({"ONEDNN_MAX_CPU_ISA": "ALL"}, "ALL")):
         done = subprocess.run([sys.executable, "-c", code], env={**clean, **extra}, cwd=ROOT, capture_output=True)
         assert done.stdout.decode().strip() == expected, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("avx512f" not in Path("/proc/cpuinfo").read_text(), reason="no AVX-512, no slow kernels")
+@pytest.mark.parametrize(("first", "warns"), [("", False), ("net(images); ", True)], ids=["imported", "computed"])
+def test_mindspore_that_has_computed_before_is_warned_of_and_only_that(first, warns):
+    code = (
+        "import mindspore as ms, numpy as np; net = ms.nn.Conv2d(8, 8, 3); "
+        f"images = ms.Tensor(np.ones((1, 8, 8, 8), np.float32)); {first}import src; net(images).asnumpy(); del net"
+    )
+    clean = {key: value for key, value in os.environ.items() if key not in VARIABLES}
+    done = subprocess.run([sys.executable, "-c", code], env=clean, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert ("ONEDNN_MAX_CPU_ISA" in done.stderr) == warns, done.stderr

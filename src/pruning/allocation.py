@@ -7,17 +7,60 @@ Floors, where they are asked for, keep a layer from collapsing: no budget is bel
 """
 
 import math
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
 from ..threads import each
 from .masks import magnitude
+from .schedule import PruningSchedule
 from .selection import largest, largest_of
 
 
 def total_budget(sizes, density):
     """Number of weights that a network of the given layer sizes keeps: density times their sum, rounded."""
     return round(density * sum(sizes))
+
+
+class Group(NamedTuple):
+    """Layers that share one budget. indices: which ones; size: their weights; schedule: of their common density."""
+
+    indices: list
+    size: int
+    schedule: PruningSchedule
+
+    def budget_at(self, step):
+        """Number of weights that these layers keep together after `step`."""
+        return total_budget([self.size], self.schedule.density_at(step))
+
+
+def split_schedule(sizes, schedule, densities):
+    """Groups of layers, each on its own way to its own density, that meet the schedule's density together, exactly.
+
+    sizes: of all layers; densities: (0, 1] by index of a layer, each of which becomes a group of its own. The other
+    layers form one group, the first, with whatever density is left for them. All groups fall by the same shares of
+    their way at the same updates. Raises ValueError if nothing is left for the others, or more than they hold.
+    """
+    total = total_budget(sizes, schedule.density)
+    if not densities:
+        return [Group(list(range(len(sizes))), sum(sizes), schedule)]
+    fixed = {index: max(1, total_budget([sizes[index]], density)) for index, density in densities.items()}
+    others = [index for index in range(len(sizes)) if index not in fixed]
+    size, left = sum(sizes[index] for index in others), total - sum(fixed.values())
+    if not 0 < left <= size:
+        raise ValueError(
+            f"a density of {schedule.density:g} keeps {total} of {sum(sizes)} weights; the densities of single layers "
+            f"take {sum(fixed.values())} of them, and the other layers hold {size}"
+        )
+    shares = [(others, size, left), *(([index], sizes[index], count) for index, count in fixed.items())]
+    return [Group(indices, of, _towards(schedule, kept / of)) for indices, of, kept in shares]
+
+
+def _towards(schedule, density):
+    """The same schedule to another density."""
+    initial = 1.0 if schedule.initial_density == 1 else density
+    return replace(schedule, density=density, initial_density=initial)
 
 
 def layer_floors(sizes, least, total):

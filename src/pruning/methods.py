@@ -2,6 +2,8 @@
 
 from types import MappingProxyType
 
+from .schedule import PruningSchedule
+
 # What `distribution: auto` means where the method does not say otherwise.
 DEFAULT_DISTRIBUTION = "global"
 
@@ -36,3 +38,23 @@ def resolve_distribution(method, distribution):
             f"distribution {distribution} does not fit method {method}, which needs {' or '.join(allowed)}"
         )
     return distribution
+
+
+def build_schedule(settings, total_steps):
+    """The pruning schedule of PruningSettings over `total_steps`, or None for dense training."""
+    if settings.method == "dense":
+        return None
+    method = METHODS[settings.method]
+    density = 1 - settings.sparsity
+    interval = settings.update_interval
+    if method.get("one_shot"):
+        interval = max(1, int(settings.prune_window * total_steps))
+    return PruningSchedule(
+        total_steps,
+        interval,
+        density,
+        settings.drop_fraction,
+        settings.prune_window,
+        settings.update_end,
+        density if method.get("sparse_start") else 1.0,
+    )

@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from ..threads import each
-from .allocation import global_masks, layer_budgets, layer_floors, total_budget
+from .allocation import global_masks, layer_budgets, layer_floors, split_schedule, total_budget
 from .masks import drop_and_grow, magnitude
 from .selection import largest
 
@@ -26,9 +26,17 @@ class UpdateRecord(NamedTuple):
     collapsed: tuple = ()  # names of the weights that lost their last living position
 
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)  # grouped and depthwise ones are Conv2d too; (out, in / groups, ...)
+
+
 def prunable_layers(network):
-    """(name, cell) of every convolution and dense layer, first and last included, in order of definition."""
-    return [(name, cell) for name, cell in network.cells_and_names() if isinstance(cell, (nn.Conv2d, nn.Dense))]
+    """(name, cell) of every convolution and dense layer, first and last included, in order of definition.
+
+    Of layers that share one weight, the first stands for all.
+    """
+    layers = [(n, cell) for n, cell in network.cells_and_names() if isinstance(cell, (*CONVOLUTIONS, nn.Dense))]
+    first = {id(cell.weight): name for name, cell in reversed(layers)}
+    return [(name, cell) for name, cell in layers if first[id(cell.weight)] == name]
 
 
 def prunable_weights(network):
@@ -38,7 +46,7 @@ def prunable_weights(network):
 
 def convolution_weights(network):
     """The weight Parameters that the rank term is taken of."""
-    return [cell.weight for _, cell in prunable_layers(network) if isinstance(cell, nn.Conv2d)]
+    return [cell.weight for _, cell in prunable_layers(network) if isinstance(cell, CONVOLUTIONS)]
 
 
 class Pruner:
@@ -47,19 +55,30 @@ class Pruner:
     weights: Parameters to prune; schedule: PruningSchedule; distribution: global, uniform or erk;
     growth: `gradient` (largest |dense gradient|) or `random` (as in SET); seed: of random masks and random growth,
     which are functions of (seed, step) alone and therefore equal on all workers and after a resume; min_layer_density:
-    share of its weights that each layer keeps at least, 0 for none.
+    share of its weights that each layer keeps at least, 0 for none;
+    densities: target densities of single weights, by their index; the others share what is left.
 
     masks: boolean arrays, one per weight; device_masks: the same as float Parameters, for the compiled step.
     Raises ValueError if the distribution cannot meet the density, or cannot be used from random masks.
     """
 
-    def __init__(self, weights, schedule, distribution="global", growth="gradient", seed=0, min_layer_density=0.0):
+    def __init__(
+        self,
+        weights,
+        schedule,
+        distribution="global",
+        growth="gradient",
+        seed=0,
+        min_layer_density=0.0,
+        densities=None,
+    ):
         self.weights = list(weights)
         self.schedule = schedule
         self.distribution = distribution
         self.growth = growth
         self.seed = seed
         self.min_layer_density = min_layer_density
+        self.groups = split_schedule([weight.size for weight in self.weights], schedule, densities or {})
         self.masks = self._initial_masks()
         self.device_masks = [
             Parameter(Tensor(mask.astype(np.float32)), name=f"mask.{weight.name}", requires_grad=False)
@@ -97,7 +116,7 @@ class Pruner:
         collapsed = tuple(weight.name for weight, gone in zip(self.weights, lost) if gone)
         for index, new in enumerate(updates):
             self._apply(index, new, momentum[index])
-        return UpdateRecord(step, self.schedule.density_at(step), fraction, self.kept, changed, collapsed)
+        return UpdateRecord(step, self.density, fraction, self.kept, changed, collapsed)
 
     @property
     def kept(self):
@@ -108,6 +127,15 @@ class Pruner:
     def density(self):
         """Share of prunable weights alive, counted from the masks."""
         return self.kept / sum(mask.size for mask in self.masks)
+
+    def check(self):
+        """Raise RuntimeError unless the masks have the target density and all weights outside them are zero."""
+        target = total_budget([mask.size for mask in self.masks], self.schedule.density)
+        if self.kept != target:
+            raise RuntimeError(f"the masks keep {self.kept} weights instead of {target}")
+        for weight, mask in zip(self.weights, self.masks):
+            if weight.asnumpy()[~mask].any():
+                raise RuntimeError(f"{weight.name} has non-zero weights outside its mask")
 
     def load_masks(self, masks):
         """Take over boolean masks, as saved by an earlier run."""
@@ -127,27 +155,40 @@ class Pruner:
         """Masks within the layer budgets n_l of this step, by magnitude; after the window, the masks as they are."""
         if not self.schedule.lowers_density(step):
             return self.masks
-        total = total_budget([value.size for value in values], self.schedule.density_at(step))
-        if self.distribution == "global":
-            floors = layer_floors([value.size for value in values], self.min_layer_density, total)
-            return global_masks(values, self.masks, total, floors)
-        budgets = self._budgets(total)
-        return [largest(magnitude(v, mask), budget) for v, mask, budget in zip(values, self.masks, budgets)]
+        kept = list(self.masks)
+        for group in self.groups:
+            layers = [(values[index], self.masks[index]) for index in group.indices]
+            for index, mask in zip(group.indices, self._kept_of(group, *zip(*layers), step)):
+                kept[index] = mask
+        return kept
 
-    def _budgets(self, total):
-        """Budgets of a distribution that does not ask for the weights."""
-        return layer_budgets(self.distribution, [w.shape for w in self.weights], total, self.min_layer_density)
+    def _kept_of(self, group, values, masks, step):
+        least = self._least_of(group, step)
+        if self.distribution == "global":
+            return global_masks(values, masks, group.budget_at(step), least)
+        return [largest(magnitude(v, mask), budget) for v, mask, budget in zip(values, masks, least)]
 
     def least_counts(self):
         """How many weights each layer keeps at the target density: exactly, or for `global`, at least.
 
         Raises ValueError if the distribution or the floors cannot meet it.
         """
-        sizes = [weight.size for weight in self.weights]
-        total = total_budget(sizes, self.schedule.density)
+        return self._least_at(self.schedule.total_steps)
+
+    def _least_at(self, step):
+        counts = [0] * len(self.weights)
+        for group in self.groups:
+            for index, count in zip(group.indices, self._least_of(group, step)):
+                counts[index] = count
+        return counts
+
+    def _least_of(self, group, step):
+        """The same of one group of layers, after `step`."""
+        weights = [self.weights[index] for index in group.indices]
+        total = group.budget_at(step)
         if self.distribution == "global":
-            return layer_floors(sizes, self.min_layer_density, total)
-        return self._budgets(total)
+            return layer_floors([weight.size for weight in weights], self.min_layer_density, total)
+        return layer_budgets(self.distribution, [w.shape for w in weights], total, self.min_layer_density)
 
     def _initial_masks(self):
         self.least_counts()  # an impossible target fails before training
@@ -156,6 +197,5 @@ class Pruner:
             return [np.ones(shape, dtype=bool) for shape in shapes]
         if self.distribution == "global":
             raise ValueError("random initial masks need the distribution uniform or erk, not global")
-        total = total_budget([weight.size for weight in self.weights], self.schedule.initial_density)
         random = np.random.default_rng((self.seed, 0))
-        return [largest(random.random(shape, np.float32), n) for shape, n in zip(shapes, self._budgets(total))]
+        return [largest(random.random(shape, np.float32), count) for shape, count in zip(shapes, self._least_at(0))]

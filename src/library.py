@@ -1,0 +1,240 @@
+"""Prune any MindSpore network while it trains, in a loop of your own or in `mindspore.train.Model`.
+
+    pruning = RPG(network, total_steps=epochs * dataset.get_dataset_size(), sparsity=0.98)
+    step = pruning.train_step(loss_fn, optimizer)
+    Model(step).train(epochs, dataset)      # or: for batch in dataset...: loss = step(*batch)
+    pruning.check()
+
+The parts are those of the programs here (pruner, schedule, rank term, training step); docs/library.md has the whole.
+"""
+
+import difflib
+import warnings
+from numbers import Integral
+
+import mindspore as ms
+from mindspore import nn
+from pydantic import ValidationError
+
+from .checkpoint import read_checkpoint, write_checkpoint
+from .errors import InputError
+from .parallel import digest_of, joined_workers
+from .pruning.layers import choose_rank_weights, choose_weights, densities_by_index
+from .pruning.methods import METHODS, build_schedule
+from .pruning.pruner import Pruner
+from .pruning.settings import PruningSettings, apply_method, complete
+from .report import format_layers, format_summary, sparsity_report
+from .resume import RunState
+from .rpg_cell import RPGWithLossCell, build_rank_term
+from .train_step import TaskLoss, TrainStep
+
+
+class RPG:
+    """Rank-based pruning of one network over one training.
+
+    network: nn.Cell; it keeps its parameters, their names, and its own forward pass. total_steps: batches of the whole
+    training. Pruned are the weights of all trained convolutions and dense layers, or of what `include` names; never
+    those that `exclude` names. Patterns are of weights' or layers' names, as in `fnmatch`.
+
+    include: patterns of any trained parameters of two dimensions or more, instead of the default layers;
+    exclude: patterns of weights to leave dense; they do not count in the sparsity;
+    densities: {pattern: density in (0, 1]} of single layers; the others make up for it, the sparsity stays exact;
+    rank_layers: patterns of the pruned weights that take part in the rank term, instead of all convolutions;
+    settings: any of PruningSettings, such as method, sparsity, update_interval, rank_weight, tail_energy; and seed, of
+    random masks and random growth.
+
+    Raises InputError where the settings do not fit each other, the network or the number of steps.
+    """
+
+    def __init__(
+        self,
+        network,
+        total_steps,
+        include=None,
+        exclude=(),
+        densities=None,
+        rank_layers=None,
+        seed=0,
+        **settings,
+    ):
+        self.network = network
+        self.settings = _resolve(settings)
+        if not isinstance(total_steps, Integral) or total_steps < 1:
+            raise InputError(f"RPG: total_steps: a number of batches, at least 1, not {total_steps!r}")
+        densities = densities or {}
+        if densities and self.settings.distribution == "uniform":
+            raise InputError("RPG: distribution uniform leaves no layer a density of its own; use global or erk")
+        weights = choose_weights(network, include, exclude)
+        self._rank_weights = choose_rank_weights(network, weights, rank_layers) if self.settings.rank_weight else []
+        if self.settings.rank_weight and not self._rank_weights:
+            warnings.warn("no convolution takes part in the rank term; name dense layers in rank_layers", stacklevel=2)
+        try:
+            self.pruner = Pruner(
+                weights,
+                build_schedule(self.settings, total_steps),
+                self.settings.distribution,
+                METHODS[self.settings.method]["growth"],
+                seed,
+                self.settings.min_layer_density,
+                densities_by_index(weights, densities),
+            )
+        except ValueError as error:
+            raise InputError(f"RPG: {error}") from None
+        self._recipe = {
+            "total_steps": int(total_steps),
+            "seed": int(seed),
+            "weights": [weight.name for weight in weights],
+            "rank_weights": [weight.name for weight in self._rank_weights],
+            "densities": {pattern: float(density) for pattern, density in densities.items()},
+            **self.settings.model_dump(),
+        }
+        self._step = None
+        self._state = None
+
+    def train_step(self, loss_fn, optimizer):
+        """The training step: a Cell of one batch that returns its loss; call it, or give it to `mindspore.train.Model`.
+
+        loss_fn: of (output, label), where the label is the last part of a batch and all before it goes to the network;
+        None if the network takes the whole batch and returns its loss. optimizer: of mindspore.nn, over at least the
+        pruned weights. Steps are counted from here, or from where `restore` says. Among the workers of a job that has
+        been joined by `mindspore.communication.init`, gradients are averaged; call it on all of them.
+        """
+        _check_optimizer(optimizer, self.pruner.weights)
+        if ms.get_context("mode") != ms.PYNATIVE_MODE:
+            raise InputError(
+                "RPG: masks are chosen on the host, which graph mode rules out; call "
+                "mindspore.set_context(mode=mindspore.PYNATIVE_MODE) first. The step itself is compiled all the same"
+            )
+        workers = joined_workers()
+        if workers.size > 1:
+            weights = (parameter.asnumpy() for parameter in self.network.get_parameters())
+            workers.check_equal(digest_of(weights), "weights before step 1")
+        task, objective = TaskLoss(self.network, loss_fn), None
+        if self._rank_weights:
+            rank_term = build_rank_term(self.settings.rank_solver, self.settings.tail_energy)
+            objective = RPGWithLossCell(task, rank_term, self.settings.rank_weight, self._rank_weights, workers)
+        # What is not trained may differ between workers: BatchNorm's moving averages.
+        statistics = [p for p in self.network.get_parameters() if not p.requires_grad and p.dtype == ms.float32]
+        self._state = RunState(self.network, optimizer, self.pruner, own=statistics, workers=workers)
+        self._step = TrainStep(task, optimizer, self.pruner, objective, self.settings.rank_interval, workers=workers)
+        return PruningStep(self.network, optimizer, self._step)
+
+    @property
+    def masks(self):
+        """Boolean mask of every pruned weight, by its name; True where a weight lives."""
+        return {weight.name: mask for weight, mask in zip(self.pruner.weights, self.pruner.masks)}
+
+    @property
+    def density(self):
+        """Share of the pruned layers' weights that live, counted from the masks."""
+        return self.pruner.density
+
+    @property
+    def sparsity(self):
+        """Share of zeros in the pruned layers, counted from the weights themselves."""
+        zeros = sum(int((weight.asnumpy() == 0).sum()) for weight in self.pruner.weights)
+        return zeros / sum(weight.size for weight in self.pruner.weights)
+
+    def check(self):
+        """Raise RuntimeError unless the target is met: its number of weights live, and all others are exactly zero.
+
+        Warns of layers without a living weight, which one threshold over all layers may leave behind.
+        """
+        self.pruner.check()
+        dead = [name for name, mask in self.masks.items() if not mask.any()]
+        if dead:
+            warnings.warn(f"no weight is left in {', '.join(dead)}; set min_layer_density", stacklevel=2)
+
+    def report(self):
+        """Counts and ranks, of every layer and in all, from the weights themselves; see `sparsity_report`."""
+        weights = {weight.name: weight.asnumpy() for weight in self.pruner.weights}
+        return sparsity_report(weights, self.settings.tail_energy)
+
+    def table(self):
+        """The report as text."""
+        report = self.report()
+        return f"{format_layers(report)}\n{format_summary(report)}"
+
+    def save(self, path, **progress):
+        """Write all that `restore` needs: weights, optimiser state, masks, step; and whatever JSON `progress` holds.
+
+        The file is replaced in one step. Among workers call it on all of them; the first one writes.
+        """
+        self._require_step("save")
+        arrays = self._state.arrays()
+        if self._state.workers.rank == 0:
+            write_checkpoint(path, arrays, {**progress, "step": self._step.step, "recipe": self._recipe})
+
+    def restore(self, path):
+        """Continue where `save` was called, in a fresh process with the same settings; call it after `train_step`.
+
+        Returns the progress given to `save`, with `step`. Raises InputError if the file does not fit.
+        """
+        self._require_step("restore")
+        arrays, progress = read_checkpoint(path)
+        saved = progress.pop("recipe", None)
+        if saved is None:
+            raise InputError(f"{path}: not a file of RPG.save")
+        changed = [key for key, value in self._recipe.items() if saved.get(key) != value]
+        if changed:
+            raise InputError(f"{path}: comes from a run with other settings: {', '.join(changed)}")
+        self._state.load(arrays, path)
+        self._step.step = progress["step"]
+        return progress
+
+    def _require_step(self, what):
+        if self._step is None:
+            raise InputError(f"RPG: {what} needs the optimiser; call train_step first")
+
+
+class PruningStep(nn.Cell):
+    """A TrainStep in the form that `mindspore.train.Model` and its callbacks know: a Cell of a batch -> loss."""
+
+    def __init__(self, network, optimizer, inner):
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.optimizer = optimizer
+        self.inner = inner
+
+    def construct(self, *batch):
+        if not self.network.training:  # an evaluation in between leaves it so
+            self.network.set_train()
+        return self.inner(*batch)
+
+
+def _resolve(settings):
+    """PruningSettings from keyword arguments. Raises InputError."""
+    if settings.get("method") == "dense":
+        raise InputError("RPG: method dense prunes nothing; train without RPG")
+    try:
+        resolved = PruningSettings(**settings)
+        apply_method(resolved, settings)
+        complete(resolved)
+    except ValidationError as error:
+        raise InputError(f"RPG: {_first_problem(error)}") from None
+    except ValueError as error:
+        raise InputError(f"RPG: {error}") from None
+    return resolved
+
+
+def _first_problem(error):
+    problem = error.errors()[0]
+    key = str(problem["loc"][0])
+    if problem["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(key, PruningSettings.model_fields, n=1)
+        return f"unknown setting {key!r}; {f'did you mean {close[0]}?' if close else 'see docs/library.md'}"
+    return f"{key}: {problem['msg']}, not {problem['input']!r}"
+
+
+def _check_optimizer(optimizer, weights):
+    """Raise InputError unless it is one of mindspore.nn that trains all these weights."""
+    if not isinstance(optimizer, nn.Optimizer):
+        raise InputError(
+            f"train_step: {type(optimizer).__name__} is not an optimiser of mindspore.nn; use one of those"
+        )
+    trained = {id(parameter) for parameter in optimizer.parameters}
+    missing = [weight.name for weight in weights if id(weight) not in trained]
+    if missing:
+        raise InputError(
+            f"train_step: the optimiser does not train {missing[0]}, which is pruned; add it, or exclude it"
+        )

@@ -1,0 +1,78 @@
+"""Which weights of any network are pruned and take part in the rank term: default rules, and patterns of names."""
+
+import difflib
+from fnmatch import fnmatchcase
+
+import mindspore as ms
+
+from ..errors import InputError
+from .pruner import convolution_weights, prunable_weights
+
+
+def choose_weights(network, include=None, exclude=()):
+    """The weights to prune, as Parameters, each once.
+
+    By default those of `prunable_weights` that are trained; with `include` the trained parameters of two dimensions or
+    more that its patterns name, attention's and the like among them. Neither with those that `exclude` names.
+    Raises InputError if nothing is left, or a weight is not float32.
+    """
+    if include is None:
+        weights = [weight for weight in prunable_weights(network) if weight.requires_grad]
+    else:
+        weights = matching((p for p in network.trainable_params() if p.ndim > 1), include, "include")
+    excluded = {weight.name for weight in matching(weights, exclude, "exclude")}
+    weights = [weight for weight in weights if weight.name not in excluded]
+    if not weights:
+        raise InputError("RPG: no weight to prune: the network has no trained convolution or dense layer left")
+    for weight in weights:
+        if weight.dtype != ms.float32:
+            raise InputError(f"RPG: {weight.name} is {weight.dtype}; only float32 weights can be pruned")
+    return weights
+
+
+def choose_rank_weights(network, weights, rank_layers=None):
+    """Those of the pruned weights that take part in the rank term: convolutions, or what the patterns name."""
+    if rank_layers is not None:
+        return matching(weights, rank_layers, "rank_layers")
+    convolutions = {weight.name for weight in convolution_weights(network)}
+    return [weight for weight in weights if weight.name in convolutions]
+
+
+def densities_by_index(weights, densities):
+    """Densities of single weights by their index, from {pattern: density}; a later pattern wins. Raises InputError."""
+    chosen = {}
+    for pattern, density in densities.items():
+        if not 0 < density <= 1:
+            raise InputError(f"densities: {pattern!r} has {density!r}; a density lies above 0 and is at most 1")
+        named = {weight.name for weight in matching(weights, [pattern], "densities")}
+        chosen.update({index: density for index, weight in enumerate(weights) if weight.name in named})
+    return chosen
+
+
+def matching(parameters, patterns, option):
+    """Those of the Parameters that a pattern names, in their own order.
+
+    patterns: shell patterns (`*`, `?`, `[ab]`) of a parameter's name, `layer1.0.conv1.weight`, or of its layer's,
+    `layer1.0.conv1`. Raises InputError, naming the option, for a pattern that names none of them.
+    """
+    if isinstance(patterns, str):
+        raise InputError(f"{option}: {patterns!r} is one text, not a list of patterns; write [{patterns!r}]")
+    parameters, named = list(parameters), set()
+    if patterns and not parameters:
+        raise InputError(f"{option}: there is no weight to name")
+    for pattern in patterns:
+        found = {parameter.name for parameter in parameters if _is_named(parameter.name, pattern)}
+        if not found:
+            raise InputError(f"{option}: no weight is named {pattern!r}{_nearest(pattern, parameters)}")
+        named |= found
+    return [parameter for parameter in parameters if parameter.name in named]
+
+
+def _is_named(name, pattern):
+    return fnmatchcase(name, pattern) or fnmatchcase(name.rpartition(".")[0], pattern)
+
+
+def _nearest(pattern, parameters):
+    names = [parameter.name for parameter in parameters]
+    close = difflib.get_close_matches(pattern, [*names, *(name.rpartition(".")[0] for name in names)], n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; the first of {len(names)} is {names[0]!r}"
