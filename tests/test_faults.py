@@ -135,7 +135,10 @@ def test_every_call_of_a_save_fails_once(folder, capsys, monkeypatch):
         reliability.check(f"saving: {name} fails", end, afterwards[steps(folder)])
 
 
-@pytest.mark.parametrize("name", ["best.ckpt", "metrics.jsonl", "result.json"])
+OTHERS = ("best.ckpt", "metrics.jsonl", "result.json")
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_other_files_that_cannot_be_written(name, folder, capsys, monkeypatch):
     write = {
         "best.ckpt": lambda: folder.write_network(folder.best, nn.Dense(2, 2), {}),
@@ -189,3 +192,12 @@ def test_what_a_killed_process_left_half_written_is_removed(folder):
     folder.open(resolve({"output_path": str(folder.path), "resume_ckpt": "auto"}))
     assert not left.exists()
     assert steps(folder) == (2, "resume.ckpt")
+
+
+def test_no_row_of_the_table_is_without_a_test(folder, monkeypatch):
+    calls = {f"saving: {name} fails" for name in calls_of_a_save(folder, monkeypatch)}
+    made = calls | {f"no space for `{name}`" for name in OTHERS}
+    sources = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    faults = [row.split(" | ")[0].removeprefix("| ") for row in reliability.rows()]
+    assert len(faults) == len(set(faults)) > 20
+    assert [fault for fault in faults if fault not in made and f'"{fault}"' not in sources] == []

@@ -349,7 +349,7 @@ def test_twenty_kills_of_the_real_program(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_memory_stays_flat(tmp_path):
-    """2,002 steps of ResNet-20 with 380 mask updates and 131 saves, in a process of its own."""
+    """2,002 steps of ResNet-20 with 380 mask updates and 129 saves, in a process of its own."""
     program = ROOT / "tests" / "memory_run.py"
     done = subprocess.run([sys.executable, program, tmp_path], capture_output=True, text=True, check=True)
     resident = {int(step): float(size) for step, size in map(str.split, done.stdout.splitlines())}
