@@ -115,8 +115,10 @@ def read_yaml(path, including=()):
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise InputError(f"config_path: cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"config_path: {path} is not valid YAML: {error}") from None
+    except RecursionError:
+        raise InputError(f"config_path: {path} is nested too deeply") from None
     if not isinstance(values, dict):
         raise InputError(f"config_path: {path} holds no `key: value` lines")
     base = values.pop("base", None)

@@ -1,4 +1,4 @@
-"""The programs as a user calls them: train, evaluate, export, and bad input that ends with one line and code 2."""
+"""The programs as a user calls them: train, evaluate, export. Bad input has a table of its own, test_bad_input.py."""
 
 import json
 import re
@@ -135,51 +135,3 @@ def test_dry_run_plans_and_touches_nothing(tmp_path):
     assert "steps: " in done.stdout
     assert "kept at start" in done.stdout
     assert "0.02000" in done.stdout  # the target density in the last tenth
-
-
-BAD_INPUT = [
-    (["train.py", "--sparsity", "1.5"], "command line: sparsity: "),
-    (["train.py", "--sparcity", "0.5"], "did you mean --sparsity?"),
-    (["train.py", "--config_path", "{tmp}/none.yaml"], "cannot read {tmp}/none.yaml: No such file"),
-    (["train.py", "--update_interval", "100000"], "no mask update fits"),
-    (["train.py", "--batch_size", "5000"], "batch_size 5000 is larger than"),
-    (["train.py", "--method", "rigl", "--distribution", "global"], "does not fit method rigl"),
-    (["train.py", "--distribution", "uniform", "--sparsity", "0.9999"], "first layer"),
-    (["train.py", "--device_target", "GPU"], "device_target: no GPU device found"),
-    (["train.py", "--output_path", "{run}"], "already holds a run"),
-    (["train.py", "--output_path", "{run}/config.yaml/x"], "output_path: cannot write"),
-    (["train.py", "--output_path", "{tmp}/a", "--resume_ckpt", "auto"], "{tmp}/a/resume.ckpt: cannot read"),
-    (["train.py", "--output_path", "{tmp}/b", "--resume_ckpt", "{run}/best.ckpt"], "give a resume.ckpt"),
-    (["eval.py"], "the following arguments are required: --ckpt"),
-    (["eval.py", "--ckpt", "{tmp}/none.ckpt"], "cannot read the checkpoint: No such file"),
-    (["eval.py", "--ckpt", "{run}/resume.ckpt"], "not a deployable checkpoint"),
-    (["eval.py", "--ckpt", "{run}/config.yaml"], "not a MindSpore checkpoint"),
-    (["eval.py", "--ckpt", "{run}/best.ckpt", "--batch_size", "0"], "batch_size"),
-    (["eval.py", "--ckpt", "{run}/best.ckpt", "--report", "{run}"], "report: {run} already holds a report"),
-    (["export.py", "--ckpt", "{run}"], "cannot read the checkpoint: Is a directory"),
-    (["export.py", "--ckpt", "{run}/best.ckpt", "--file_name", "{tmp}/no/x"], "the folder {tmp}/no does not exist"),
-    (["export.py", "--ckpt", "{run}/best.ckpt", "--file_format", "TFLITE"], "invalid choice: 'TFLITE'"),
-    (["export.py", "--ckpt", "{run}/best.ckpt", "--file_format", "AIR"], "AIR needs MindSpore's Ascend backend"),
-    (["export.py", "--ckpt", "{run}/best.ckpt", "--file_format", "PACKED", "--fold_bn"], "fold_bn: a PACKED file"),
-    (["export.py", "--ckpt", "{run}/best.ckpt", "--values", "fp16"], "values: only for --file_format PACKED"),
-    (["export.py", "--ckpt", "{run}/best.ckpt", "--batch_size", "2", "--dynamic_batch"], "contradicts dynamic_batch"),
-    (["export.py"], "one of the arguments --ckpt --unpack is required"),
-    (["export.py", "--unpack", "{run}/best.ckpt", "--file_name", "{tmp}/x.ckpt"], "not a packed file"),
-    (["export.py", "--unpack", "{run}/best.ckpt"], "is the input file"),
-    (["export.py", "--unpack", "{run}/x.packed", "--file_name", "{run}/best.ckpt"], "best.ckpt exists"),
-    (["infer.py", "--model", "{tmp}/none.mindir", "x.png"], "model: cannot read {tmp}/none.mindir"),
-    (["infer.py", "--model", "{run}/best.ckpt", "x.png"], "neither in .mindir nor in .onnx"),
-]
-
-
-@pytest.mark.parametrize(("words", "message"), BAD_INPUT, ids=[" ".join(words) for words, _ in BAD_INPUT])
-def test_bad_input_ends_with_one_line_and_code_2(trained, tmp_path, words, message):
-    names = {"tmp": tmp_path, "run": trained[0]}
-    before = {file: file.read_bytes() for file in trained[0].iterdir()}
-    done = run(ROOT / words[0], *(word.format(**names) for word in words[1:]), cwd=tmp_path)
-    assert done.returncode == 2
-    assert message.format(**names) in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert done.stdout == ""
-    assert {file: file.read_bytes() for file in trained[0].iterdir()} == before
