@@ -55,7 +55,9 @@ class Run(NamedTuple):
 def main_part(data):
     """Dense, and every method at every sparsity."""
     dense = [("dense", {"method": "dense"})]
-    pruned = [(name, {**settings, "sparsity": sparsity}) for sparsity in SPARSITIES for name, settings in METHODS.items()]
+    pruned = [
+        (name, {**settings, "sparsity": sparsity}) for sparsity in SPARSITIES for name, settings in METHODS.items()
+    ]
     return [
         Run(data, "methods", name, settings, seed) for seed in range(SEEDS[data]) for name, settings in dense + pruned
     ]
@@ -142,13 +144,15 @@ def run_all(runs, path, jobs, minutes):
         finally:
             cores.put(core)
 
-    with ThreadPoolExecutor(jobs) as pool, open(path, "a", encoding="utf-8") as file:
+    with ThreadPoolExecutor(jobs) as pool, open(path, "a+b") as file:
+        if file.tell() and not path.read_bytes().endswith(b"\n"):
+            file.write(b"\n")  # the last line was torn; the next begins on its own
         futures = [pool.submit(work, run) for run in runs]
         try:
             for future in tqdm(as_completed(futures), total=len(runs), unit="run"):
                 result = future.result()
                 if result is not None:
-                    file.write(json.dumps(result) + "\n")
+                    file.write(json.dumps(result).encode() + b"\n")
                     file.flush()
         except BaseException:
             for future in futures:
@@ -169,7 +173,7 @@ def main():
     path.parent.mkdir(parents=True, exist_ok=True)
     if not arguments.report_only:
         make_characters.write(ROOT / "data")
-        runs = [run for data in arguments.data for run in main_part(data)]
+        runs = [run for data in reversed(arguments.data) for run in main_part(data)]  # the harder data first
         runs += ablation("characters") if "characters" in arguments.data else []
         done = {key_of(result) for result in read_results(path)}
         missing = {run.key: run for run in runs if run.key not in done}

@@ -48,7 +48,9 @@ def clutter(random):
         mask = np.maximum(mask, np.roll(other, distance, axis) * _beyond(side, axis, distance))
     image = Image.fromarray((mask * 255).astype(np.uint8))
     for _ in range(2):
-        ImageDraw.Draw(image).line([tuple(point) for point in random.uniform(0, side, (2, 2))], fill=255, width=FINE // 2)
+        ImageDraw.Draw(image).line(
+            [tuple(point) for point in random.uniform(0, side, (2, 2))], fill=255, width=FINE // 2
+        )
     return np.asarray(image, np.float32) / 255
 
 
