@@ -1,4 +1,4 @@
-"""Rendered characters in CIFAR's binary format, 36 classes of 16x16 pixels; `benchmark/make_characters.py` makes them."""
+"""Rendered characters, 36 classes of 16x16 pixels in CIFAR's binary format, made by `benchmark/make_characters.py`."""
 
 import string
 
@@ -7,7 +7,7 @@ from . import cifar
 CLASSES = string.digits + string.ascii_uppercase
 NUM_CLASSES = len(CLASSES)
 IMAGE_SHAPE = (3, 16, 16)
-NUM_SAMPLES = {"train": 5_400, "test": 1_800}
+NUM_SAMPLES = {"train": 4_500, "test": 1_800}
 FOLDER = "characters"
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
