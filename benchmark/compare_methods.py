@@ -64,7 +64,7 @@ def main_part(data):
 
 
 def ablation(data):
-    """One setting at a time at 98 %: lambda and eta, at updates and in every step; drop fraction; window; distribution."""
+    """Settings varied at 98 %: lambda and eta, at updates and in steps; then drop fraction, window, distribution."""
     at_updates = [{"rank_weight": weight, "tail_energy": eta} for weight in (0.1, 0.5, 2.0, 8.0) for eta in (0.1, 0.3)]
     in_steps = [{"rank_weight": weight, "rank_interval": 1} for weight in (0.02, 0.5, 2.0)]
     in_steps += [{"rank_weight": weight, "rank_interval": 10} for weight in (0.1, 1.0)]

@@ -15,17 +15,17 @@ COLUMNS = (
     ("relative rank", lambda result: result["average_relative_rank"], 3),
     ("tail-energy rank", lambda result: result["average_relative_tail_rank"], 3),
 )
+HEADER = """\
+Made by `python benchmark/compare_methods.py` from `results.jsonl`: mean +- standard deviation over n seeds.
+Weights left are counted in the trained network. `last` is the network after the last epoch; `best` is the best
+epoch since the target sparsity was reached, chosen on the test images and therefore slightly optimistic. The
+difference is that of the last top-1 to `gap`, paired over seeds, with its 95 % confidence interval (Student's t).
+"""
 
 
 def write_report(results, folder):
     """Write tables.md, accuracy.png and rank.png into a folder."""
-    text = [
-        "Made by `python benchmark/compare_methods.py` from `results.jsonl`. Mean +- standard deviation over n seeds; weights left as",
-        "counted in the trained network; `last` is the network after the last epoch, `best` the best epoch since the target sparsity was",
-        "reached (chosen on the test images, so slightly optimistic). The difference is that of the last top-1 to `gap`, paired over",
-        "seeds, with its 95 % confidence interval (Student's t).",
-        "",
-    ]
+    text = [HEADER]
     for data in _unique(result["data"] for result in results):
         for part in ("methods", "ablation"):
             chosen = [result for result in results if result["data"] == data and result["part"] == part]
