@@ -16,10 +16,16 @@ from mindspore import dataset as ds
 from mindspore.dataset import transforms, vision
 
 from ..errors import InputError
-from . import cifar10, cifar100, digits, imagenet
+from . import characters, cifar10, cifar100, digits, imagenet
 from .sharding import Shard
 
-DATASETS = {"digits": digits, "cifar10": cifar10, "cifar100": cifar100, "imagenet": imagenet}
+DATASETS = {
+    "digits": digits,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "imagenet": imagenet,
+    "characters": characters,
+}
 
 
 def build_dataset(

@@ -1,0 +1,23 @@
+"""Rendered characters, 36 classes of 16x16 pixels in CIFAR's binary format, made by `benchmark/make_characters.py`."""
+
+import string
+
+from . import cifar
+
+CLASSES = string.digits + string.ascii_uppercase
+NUM_CLASSES = len(CLASSES)
+IMAGE_SHAPE = (3, 16, 16)
+NUM_SAMPLES = {"train": 4_500, "test": 1_800}
+FOLDER = "characters"
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+
+def class_names(data_path, split):
+    """The ten digits, then the capital letters."""
+    return tuple(CLASSES)
+
+
+def dataset(split, data_path, num_workers, shard):
+    """Samples (image, label) of one split; see `cifar.pipeline`. Raises InputError."""
+    images, labels = cifar.read_binary(data_path, FOLDER, [f"{split}.bin"], 1, NUM_CLASSES, IMAGE_SHAPE)
+    return cifar.pipeline(images, labels, split, MEAN, STD, num_workers, shard, mirror=False)

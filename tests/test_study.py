@@ -1,0 +1,117 @@
+"""The comparison study: its data, its list of runs, restarting it, and its report."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmark"))
+
+import compare_methods
+import make_characters
+import study_report
+
+from src.data import build_dataset
+
+
+@pytest.fixture(scope="module")
+def characters(tmp_path_factory):
+    """A small version of the data set, as the script writes it."""
+    folder = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(make_characters, "NUM_SAMPLES", {"train": 144, "test": 72})
+        make_characters.write(folder)
+        first = (folder / "characters" / "train.bin").read_bytes()
+        assert make_characters.make("train").tobytes() == first
+    return folder
+
+
+def test_characters_are_balanced_and_differ_between_splits(characters):
+    records = {
+        split: np.fromfile(characters / "characters" / f"{split}.bin", np.uint8).reshape(-1, 769)
+        for split in ("train", "test")
+    }
+    assert np.bincount(records["train"][:, 0]).tolist() == [4] * 36
+    assert np.bincount(records["test"][:, 0]).tolist() == [2] * 36
+    everything = np.concatenate([records["train"], records["test"]])[:, 1:]
+    assert len(np.unique(everything, axis=0)) == 216
+
+
+def test_characters_are_read_by_the_loader_of_cifar(characters):
+    data = build_dataset("characters", "train", 48, 0, 1, str(characters))
+    images, labels = next(data.create_tuple_iterator(output_numpy=True))
+    assert images.shape == (48, 3, 16, 16)
+    assert images.dtype == np.float32
+    assert 0 <= labels.min() <= labels.max() < 36
+
+
+def test_the_same_character_is_drawn_in_different_ways():
+    random = np.random.default_rng(0)
+    first, second = (make_characters.render("R", random).astype(float) for _ in range(2))
+    assert np.abs(first - second).mean() > 10
+
+
+def test_every_run_is_another_one():
+    runs = [run for data in compare_methods.CONFIGS for run in compare_methods.main_part(data)]
+    assert len({run.key for run in runs}) == len(runs) == (1 + 6 * 3) * (5 + 3)
+    assert {run.settings.get("sparsity") for run in runs} == {None, 0.95, 0.98, 0.99}
+
+
+def result_of(run, top1):
+    scores = {"top1": top1, "epoch": 1}
+    shares = {"sparsity": 0.98, "average_relative_rank": 0.9, "average_relative_tail_rank": 0.5}
+    return {**run._asdict(), "best": scores, "last": scores, **shares, "seconds": 1.0}
+
+
+def test_a_stopped_study_continues(tmp_path, monkeypatch):
+    runs = compare_methods.main_part("characters")[:4]
+    trained = []
+
+    def train(run, core, folder):
+        trained.append(run)
+        return result_of(run, 90.0)
+
+    monkeypatch.setattr(compare_methods, "train", train)
+    path = tmp_path / "results.jsonl"
+    compare_methods.run_all(runs[:2], path, 2, 1)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write('{"data": "charac')  # the machine went down in the middle of a line
+    compare_methods.run_all(runs[2:], path, 2, 1)
+    results = compare_methods.read_results(path)
+    assert [compare_methods.key_of(result) for result in results].count(runs[0].key) == 1
+    assert {compare_methods.key_of(result) for result in results} == {run.key for run in runs}
+    assert len(trained) == 4
+
+
+def test_the_table_holds_means_deviations_and_paired_differences():
+    accuracies = {"gap": [80.0, 82.0, 81.0], "rpg": [81.0, 82.5, 82.5]}
+    results = [
+        result_of(compare_methods.Run("digits", "methods", name, {"method": name, "sparsity": 0.98}, seed), top1)
+        for name, values in accuracies.items()
+        for seed, top1 in enumerate(values)
+    ]
+    rows = study_report.table(results, [line for line in results if line["name"] == "gap"]).splitlines()
+    cells = [cell.strip() for cell in next(row for row in rows if "| rpg" in row).split("|")[1:-1]]
+    assert cells[:5] == ["98", "rpg", "3", "2", "82.00 +- 0.87"]
+    interval = stats.ttest_rel(accuracies["rpg"], accuracies["gap"]).confidence_interval(0.95)
+    assert cells[-1] == f"{1.0:+.2f} +- {interval.high - 1.0:.2f}"
+
+
+def test_the_report_is_made_from_results_alone(tmp_path):
+    results = [
+        result_of(run, 90.0 + run.seed)
+        for data in compare_methods.CONFIGS
+        for run in compare_methods.main_part(data) + compare_methods.ablation("characters")
+    ]
+    lines = [json.loads(json.dumps(result)) for result in results]
+    study_report.write_report(lines, tmp_path)
+    text = (tmp_path / "tables.md").read_text(encoding="utf-8")
+    assert "## digits: methods" in text
+    assert "## characters: ablation" in text
+    for name in ("accuracy.png", "rank.png"):
+        with Image.open(tmp_path / name) as image:
+            assert image.width > 600
