@@ -33,7 +33,7 @@ def poison(trainer, step, name, value):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("classifier.bias", np.nan, r"training: step 14: the loss and the gradient of classifier\.bias .*lower lr"),
+        ("classifier.bias", np.nan, r"training: step 14: the loss and the gradient of classifier\.weight .*lower lr"),
         # squares beyond float32: a BatchNorm of finite outputs, whose moving variance is not
         ("conv1.weight", 1e25, r"training: step (14|22): .*(gradient of|moving_variance)"),
     ],
