@@ -1,7 +1,7 @@
 """Numbers that are none: the first step whose loss or gradients are not finite, noted on the device.
 
 The note stays there until somebody reads it where the program waits for the device anyway, so that a step costs a sum
-per parameter and no wait.
+per layer and no wait.
 """
 
 import mindspore as ms
@@ -12,37 +12,35 @@ from .errors import InputError
 
 ADVICE = "lower lr or lengthen warmup_epochs; the checkpoints written before are whole"
 
-_sum = ops.MultitypeFuncGraph("sum_of_gradient")
-
-
-@_sum.register("Tensor")
-def _sum_gradient(gradient):
-    return gradient.sum().astype(ms.float32)
-
 
 @jit_class
 class FiniteWatch:
-    """Watches the loss and the gradients of some parameters.
+    """Watches the loss and, among the gradients of some parameters, those of weights of two and more dimensions.
+
+    The others, of BatchNorm and biases, stand between them: what breaks there reaches the loss or a weight at once, or
+    in the next step.
 
     scale: LossScale of mixed precision, or None. Above its floor of 1 an overflow is its daily work, the step is
     skipped and the scale lowered; at the floor it can help no more, and what is not finite counts.
 
-    record: int32 (2 + parameters): the first bad step (0: none), then 1 for the loss and for every gradient that was
-    not finite in it.
+    record: int32 (2 + weights): the first bad step (0: none), then 1 for the loss and for every gradient that was not
+    finite in it.
     """
 
     def __init__(self, parameters, scale=None):
-        self.names = [parameter.name for parameter in parameters]
+        self.watched = [index for index, parameter in enumerate(parameters) if parameter.ndim > 1]
+        self.names = [parameters[index].name for index in self.watched]
         self.scale = scale
         self.record = Parameter(
             Tensor(np.zeros(2 + len(self.names), np.int32)), name="finite_watch.record", requires_grad=False
         )
-        self.map = ops.HyperMap()
 
     def note(self, steps_before, loss, gradients):
         """Look at one step, counted from 1 after `steps_before` (int32 Tensor (1,)); compilable. Returns the record."""
-        sums = self.map(_sum, gradients)  # a sum is not finite if a summand is not
-        broken = ops.logical_not(ops.isfinite(ops.stack((loss.astype(ms.float32), *sums)))).astype(ms.int32)
+        values = [loss.astype(ms.float32)]
+        for index in self.watched:
+            values.append(gradients[index].sum().astype(ms.float32))  # not finite if a summand is not
+        broken = ops.logical_not(ops.isfinite(ops.stack(values))).astype(ms.int32)
         if self.scale is not None:
             broken = broken * (self.scale.scale_value <= 1).astype(ms.int32)
         found = ops.concat(((steps_before + 1) * broken.max(), broken))
@@ -56,7 +54,7 @@ class FiniteWatch:
         names = [name for name, broken in zip(self.names, gradients) if broken]
         found = ["the loss"] if loss else []
         if names:  # gradients are computed from the last layer to the first: the last one named was the first to break
-            others = f" (and of {len(names) - 1} more of {len(self.names)} parameters)" if len(names) > 1 else ""
+            others = f" (and of {len(names) - 1} more of {len(self.names)} weights)" if len(names) > 1 else ""
             found.append(f"the gradient of {names[-1]}{others}")
         verb = "are" if len(found) > 1 else "is"
         floor = "" if self.scale is None else " although the loss scale is at its floor of 1"

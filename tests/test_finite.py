@@ -17,11 +17,12 @@ NAMES = ("first.weight", "middle.weight", "last.weight")
 
 @pytest.fixture
 def parameters():
-    return [Parameter(Tensor(np.ones((2, 3), np.float32)), name=name) for name in NAMES]
+    weights = [Parameter(Tensor(np.ones((2, 3), np.float32)), name=name) for name in NAMES]
+    return [*weights, Parameter(Tensor(np.ones(3, np.float32)), name="last.bias")]
 
 
 def note(watch, step, loss=1.0, broken=(), value=np.nan):
-    gradients = [np.ones((2, 3), np.float32) for _ in NAMES]
+    gradients = [np.ones((2, 3), np.float32) for _ in NAMES] + [np.ones(3, np.float32)]
     for index in broken:
         gradients[index][1, 1] = value
     watch.note(Tensor([step - 1], ms.int32), Tensor(loss, ms.float32), tuple(map(Tensor, gradients)))
@@ -38,9 +39,9 @@ def test_finite_steps_pass(parameters):
     ("loss", "broken", "message"),
     [
         (np.nan, (), "step 3: the loss is not finite; lower lr"),
-        (-np.inf, (0, 1, 2), r"the loss and the gradient of last\.weight \(and of 2 more of 3 parameters\) are not"),
+        (-np.inf, (0, 1, 2), r"the loss and the gradient of last\.weight \(and of 2 more of 3 weights\) are not"),
         (1.0, (1,), r"step 3: the gradient of middle\.weight is not finite"),
-        (1.0, (0, 1), r"step 3: the gradient of middle\.weight \(and of 1 more of 3 parameters\) is not"),
+        (1.0, (0, 1), r"step 3: the gradient of middle\.weight \(and of 1 more of 3 weights\) is not"),
     ],
 )
 @pytest.mark.parametrize("value", [np.nan, np.inf])
