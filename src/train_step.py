@@ -102,7 +102,7 @@ class TrainStep:
         self._objective_gradients = None
         if objective is not None:
             self._objective_gradients = value_and_grad(objective.terms, optimizer.parameters, scale, has_aux=True)
-        self._plain, self._apply, self._whole, self._accumulate = self._compile()
+        self._plain, self._apply, self._whole, self._accumulate, self._note = self._compile()
         if pruner is not None:
             position = {parameter.name: index for index, parameter in enumerate(optimizer.parameters)}
             self._pruned = [position[weight.name] for weight in pruner.weights]
@@ -152,7 +152,7 @@ class TrainStep:
 
     def _update(self, loss, gradients):
         """A mask update takes the place of the optimiser step; the learning rate moves on all the same."""
-        self.watch.note(self.optimizer.global_step, loss, gradients)
+        self._note(loss, *gradients)
         self.watch.check()
         self.last_update = self.pruner.update(self.step, [gradients[i] for i in self._pruned], self._momentum)
         if self.workers.size > 1:
@@ -168,7 +168,8 @@ class TrainStep:
         return tuple(masks.get(parameter.name, one) for parameter in self.optimizer.parameters)
 
     def _compile(self):
-        """The compiled pieces of a step: plain step; second half of a ranked step; means for an update; accumulation.
+        """The compiled pieces of a step: plain step; second half of a ranked step; means for an update; accumulation;
+        the watch over an update's numbers.
 
         Masked gradients and masked momentum leave a zero weight at zero, weight decay included, so the weights
         themselves need no masking between updates.
@@ -212,8 +213,12 @@ class TrainStep:
             loss, gradients = task_gradients(*batch)
             return accumulator.add(loss, gradients)
 
+        @ms.jit  # outside a graph, each call would leave some memory behind
+        def note(loss, *gradients):
+            return watch.note(step, loss, gradients)
+
         alone = accumulator is None and reducer is None
-        return plain, apply, _unchanged if alone else whole, accumulate
+        return plain, apply, _unchanged if alone else whole, accumulate, note
 
     def _optimize(self):
         """A function of (gradients) for use in a graph: one optimiser step, and what goes with it."""

@@ -48,7 +48,7 @@ def again(reference, tmp_path):
     return tmp_path / "run", resolve({**reference[0], "output_path": str(tmp_path / "run"), "resume_ckpt": "auto"})
 
 
-def end(process, timeout=120):
+def end(process, timeout=600):
     """Exit code and the lines on stderr."""
     _, errors = process.communicate(timeout=timeout)
     return process.returncode, errors.splitlines()
