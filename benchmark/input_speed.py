@@ -63,7 +63,7 @@ def measure(dataset, arguments):
             },
         )
         parts = build_parts(config)
-        iterator = parts.data.train.create_tuple_iterator(num_epochs=10**6)
+        iterator = parts.data.train.epoch(0).create_tuple_iterator(num_epochs=10**6)
         batch = next(iterator)
         given = rate(lambda: next(iterator, None) or next(iterator), arguments)
         iterator = None  # stops its threads

@@ -8,7 +8,7 @@ from mindspore import nn
 
 from .accumulation import GradientAccumulator
 from .amp import LossScale, mixed_precision
-from .data import DATASETS, build_dataset, published_steps
+from .data import DATASETS, Batches, build_dataset, published_steps
 from .ema import WeightAverage
 from .errors import InputError
 from .models import build_model
@@ -94,9 +94,9 @@ def open_data(config, local_batch, workers):
         return Data(None, None, published_steps(config.dataset, config.batch_size))
     settings = (local_batch, config.seed, config.num_workers, config.data_path)
     shard = {"num_shards": workers.size, "shard_id": workers.rank}
-    train = build_dataset(config.dataset, "train", *settings, **shard, mixup=config.mixup)
+    train = Batches(config.dataset, "train", *settings, **shard, mixup=config.mixup)
     test = build_dataset(config.dataset, "test", *settings, **shard)
-    return Data(train, test, train.get_dataset_size())
+    return Data(train, test, train.steps)
 
 
 def build_pruner(config, network, schedule):

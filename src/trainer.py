@@ -89,7 +89,6 @@ class Trainer:
         return self._write_result()
 
     def _train_epochs(self):
-        iterator = self._open_iterator() if self.step.step < self.total_steps else None
         with tqdm(
             total=self.total_steps * self.config.batch_size,
             initial=self.step.step * self.config.batch_size,
@@ -98,18 +97,23 @@ class Trainer:
             disable=None if self.writes else True,
         ) as progress:
             while self.epoch < self.config.epoch_size:
-                metrics = self._train_epoch(iterator, progress)
+                metrics = self._train_epoch(progress)
                 self._finish_epoch(metrics)
                 if self.writes:
                     tqdm.write(format_epoch(metrics, self.config.epoch_size))
                 self._stop_if_told()
 
-    def _open_iterator(self):
-        if self.step.step:
-            self.parts.data.train.set_init_step(self.step.step)
-        return self.parts.data.train.create_tuple_iterator(num_epochs=self.config.epoch_size)
+    def _rest_of_epoch(self):
+        """The batches of the epoch at hand from the step that the run has reached."""
+        done = self.step.step - self.epoch * self.steps_per_epoch
+        if done == self.steps_per_epoch:
+            return ()  # stopped in the evaluation
+        data = self.parts.data.train.epoch(self.epoch)
+        if done:
+            data.set_init_step(done)
+        return batches(data.create_tuple_iterator(num_epochs=1))
 
-    def _train_epoch(self, iterator, progress):
+    def _train_epoch(self, progress):
         """Train from where the run is to the end of the epoch, and evaluate; returns the metrics."""
         start, first = time.monotonic(), self.step.step
         if first == self.epoch * self.steps_per_epoch:
@@ -117,7 +121,7 @@ class Trainer:
                 ops.assign(own, Tensor(0.0, ms.float32))
             self.step.last_update = self.step.last_rank_loss = None  # an epoch reports its own
         end = (self.epoch + 1) * self.steps_per_epoch
-        for images, labels in batches(iterator) if first < end else ():
+        for images, labels in self._rest_of_epoch():
             loss = self.step(images, labels)
             self.signals.renew()
             progress.update(self.config.batch_size)

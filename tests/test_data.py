@@ -1,17 +1,16 @@
 """The embedded digits: one fixed split, each image once, and an order that follows the seed."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 
-from src.data import build_dataset, digits
+from src.data import Batches, digits
+from tests.streams import epochs_of
 
 
 def batches(split, seed=0, batch_size=64, skip=0, epochs=1):
-    data = build_dataset("digits", split, batch_size, seed)
-    if skip:
-        data.set_init_step(skip)
-    iterator = data.create_tuple_iterator(num_epochs=epochs, output_numpy=True)
-    return [batch for _ in range(epochs - skip // data.get_dataset_size()) for batch in iterator]
+    return list(chain(*epochs_of(Batches("digits", split, batch_size, seed), epochs, skip)))
 
 
 def test_split_is_fixed_disjoint_and_complete():
@@ -62,4 +61,4 @@ def test_skipping_to_a_step_replays_the_same_samples(skip):
 
 def test_batch_larger_than_the_data_is_an_error():
     with pytest.raises(ValueError, match="batch_size 2000 is larger than the 1437 training images"):
-        build_dataset("digits", "train", 2000, 0)
+        Batches("digits", "train", 2000, 0)

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from benchmark.random_data import write_cifar10, write_cifar100, write_imagenet
-from src.data import DATASETS, batches, build_dataset, published_steps
+from src.data import DATASETS, Batches, published_steps
 from src.data.sharding import Shard
 from src.errors import InputError
+from tests.streams import epochs_of
 
 WRITERS = {"cifar10": write_cifar10, "cifar100": write_cifar100, "imagenet": write_imagenet}
 SIZES = {"train": 37, "test": 23}  # divide by none of the batch sizes and shards below
@@ -37,11 +38,7 @@ def folders(tmp_path_factory):
 
 
 def read(name, split, folder, batch_size, epochs=1, seed=0, skip=0, **options):
-    data = build_dataset(name, split, batch_size, seed, data_path=str(folder), **options)
-    if skip:
-        data.set_init_step(skip)
-    iterator = data.create_tuple_iterator(num_epochs=epochs, output_numpy=True)
-    return [list(batches(iterator)) for _ in range(epochs - skip // data.get_dataset_size())]
+    return epochs_of(Batches(name, split, batch_size, seed, data_path=str(folder), **options), epochs, skip)
 
 
 def samples(name, epoch):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import mindspore as ms
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 from mindspore import Parameter, Tensor, nn
 
 from src import parallel
-from src.data import build_dataset, digits
+from src.data import Batches, build_dataset, digits
 from src.errors import InputError
 from src.rpg_cell import RPGWithLossCell, build_rank_term
+from tests.streams import epochs_of
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {
@@ -113,11 +115,8 @@ def test_each_worker_decomposes_its_share_only(rng):
 
 
 def labels_of(split, epochs=1, skip=0, shards=1, shard=0, batch_size=64, seed=0):
-    data = build_dataset("digits", split, batch_size // shards, seed, num_shards=shards, shard_id=shard)
-    if skip:
-        data.set_init_step(skip)
-    iterator = data.create_tuple_iterator(num_epochs=epochs, output_numpy=True)
-    return [batch[1] for _ in range(epochs - skip // data.get_dataset_size()) for batch in iterator]
+    source = Batches("digits", split, batch_size // shards, seed, num_shards=shards, shard_id=shard)
+    return [labels for _, labels in chain(*epochs_of(source, epochs, skip))]
 
 
 @pytest.mark.parametrize("shards", [2, 4])

@@ -5,13 +5,15 @@ Each is a module with the names
   NUM_CLASSES, IMAGE_SHAPE (channels, height, width), NUM_SAMPLES (split -> images, as published)
   MEAN, STD (per channel, of values 0..1), and CROP where test images are cropped: share of the shorter side seen
   class_names(data_path, split)                   names of the classes as found in the folder, or () if it has none
-  dataset(split, data_path, num_workers, shard)   samples (image float32 CHW, label int32) of one Shard
+  load(split, data_path)                          what of a split is read once, before all epochs
+  dataset(loaded, split, num_workers, shard)      samples (image float32 CHW, label int32) of one Shard
 
 and raises InputError where the folder does not hold the data set.
 """
 
 import os
 
+import numpy as np
 from mindspore import dataset as ds
 from mindspore.dataset import transforms, vision
 
@@ -28,34 +30,65 @@ DATASETS = {
 }
 
 
-def build_dataset(
-    name, split, batch_size, seed, num_workers=1, data_path="", num_shards=1, shard_id=0, mixup=0.0, classes=()
-):
-    """Batches (image, label) of one split; incomplete batches are left out of training, kept in evaluation.
+class Batches:
+    """Batches (image, label) of one split, epoch by epoch.
 
-    batch_size: images per batch of this shard; num_shards, shard_id: the part of this worker, see `Shard`: all
-    workers together see in a step the images that a single process would, and in evaluation each image once; mixup:
-    alpha of mixup (Zhang et al., 2018), 0 for none; with it the labels are class probabilities (batch, classes);
-    classes: names of the network's classes, compared with the data's where both are known.
+    Incomplete batches are left out of training, kept in evaluation. batch_size: images per batch of this shard;
+    num_shards, shard_id: the part of this worker, see `Shard`: all workers together see in a step the images that a
+    single process would, and in evaluation each image once; mixup: alpha of mixup (Zhang et al., 2018), 0 for none;
+    with it the labels are class probabilities (batch, classes); classes: names of the network's classes, compared with
+    the data's where both are known.
 
-    The order and the augmentation follow `seed` alone (and num_workers); the order is that of a single process, the
-    augmentation each worker's own. Raises ValueError if training has not one full batch, InputError if the data is
-    not what the name says.
+    Every epoch is a pipeline of its own. Its order and augmentation follow `seed` and its number alone (and
+    num_workers), so a run that continues in the middle of an epoch need not replay the epochs before. The order is that
+    of a single process, the augmentation each worker's own.
+
+    Raises ValueError if training has not one full batch, InputError if the data is not what the name says.
     """
-    ds.config.set_seed(seed)
-    # Skipping to a step then replays the random operations before it, so a resumed run sees the same samples.
-    ds.config.set_fast_recovery(False)
-    workers = max(1, min(num_workers, os.cpu_count() or 1))
-    _check_classes(name, split, data_path, classes)
-    data = DATASETS[name].dataset(split, data_path, workers, Shard(num_shards, shard_id))
-    # The sampler has taken the seed by now; all other random operations read it when iteration starts.
-    ds.config.set_seed((seed + 1_000_003 * shard_id) % 2**32)
-    if split == "train":
-        check_batch(name, data.get_dataset_size() * num_shards, batch_size * num_shards)
-    if mixup:
-        data = data.map(transforms.OneHot(DATASETS[name].NUM_CLASSES), "label", num_parallel_workers=workers)
-    data = data.batch(batch_size, drop_remainder=split == "train", num_parallel_workers=workers)
-    return data.map(vision.MixUpBatch(mixup), ["image", "label"], num_parallel_workers=workers) if mixup else data
+
+    def __init__(
+        self,
+        name,
+        split,
+        batch_size,
+        seed,
+        num_workers=1,
+        data_path="",
+        num_shards=1,
+        shard_id=0,
+        mixup=0.0,
+        classes=(),
+    ):
+        self.name, self.split, self.batch_size, self.seed, self.mixup = name, split, batch_size, seed, mixup
+        self.num_workers = max(1, min(num_workers, os.cpu_count() or 1))
+        self.shard = Shard(num_shards, shard_id)
+        _check_classes(name, split, data_path, classes)
+        self.loaded = DATASETS[name].load(split, data_path)
+        self.steps = self.epoch(0).get_dataset_size()
+
+    def epoch(self, number):
+        """The `mindspore.dataset` of one epoch, counted from 0; its `set_init_step` skips to a step of that epoch."""
+        # Skipping to a step then replays the random operations before it, so a resumed run sees the same samples.
+        ds.config.set_fast_recovery(False)
+        data, workers = DATASETS[self.name], self.num_workers
+        ds.config.set_seed(_seed(self.seed, number))
+        samples = data.dataset(self.loaded, self.split, workers, self.shard)
+        # The sampler has taken the seed by now; all other random operations read it when iteration starts.
+        ds.config.set_seed(_seed(self.seed, number, self.shard.index + 1))
+        train = self.split == "train"
+        if train:
+            check_batch(self.name, samples.get_dataset_size() * self.shard.count, self.batch_size * self.shard.count)
+        if self.mixup:
+            samples = samples.map(transforms.OneHot(data.NUM_CLASSES), "label", num_parallel_workers=workers)
+        batched = samples.batch(self.batch_size, drop_remainder=train, num_parallel_workers=workers)
+        if self.mixup:
+            batched = batched.map(vision.MixUpBatch(self.mixup), ["image", "label"], num_parallel_workers=workers)
+        return batched
+
+
+def build_dataset(*arguments, **options):
+    """The first epoch of `Batches`: all there is to an evaluation."""
+    return Batches(*arguments, **options).epoch(0)
 
 
 def published_steps(name, batch_size):
@@ -87,6 +120,11 @@ def _pipeline_message(text):
     """The one line of a `mindspore.dataset` error that says what happened."""
     lines = [line.partition("[ERROR]")[2].strip() for line in text.splitlines() if "[ERROR]" in line]
     return lines[0] if lines else text.strip().partition("\n")[0]
+
+
+def _seed(*numbers):
+    """One seed for `mindspore.dataset` from several numbers, unlike that of any others for all practical purposes."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)  # the sampler counts on from it
 
 
 def _check_classes(name, split, data_path, classes):

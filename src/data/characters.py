@@ -17,7 +17,11 @@ def class_names(data_path, split):
     return tuple(CLASSES)
 
 
-def dataset(split, data_path, num_workers, shard):
-    """Samples (image, label) of one split; see `cifar.pipeline`. Raises InputError."""
-    images, labels = cifar.read_binary(data_path, FOLDER, [f"{split}.bin"], 1, NUM_CLASSES, IMAGE_SHAPE)
-    return cifar.pipeline(images, labels, split, MEAN, STD, num_workers, shard, mirror=False)
+def load(split, data_path):
+    """Images and labels of one split. Raises InputError."""
+    return cifar.read_binary(data_path, FOLDER, [f"{split}.bin"], 1, NUM_CLASSES, IMAGE_SHAPE)
+
+
+def dataset(loaded, split, num_workers, shard):
+    """Samples (image, label) of one split; see `cifar.pipeline`."""
+    return cifar.pipeline(*loaded, split, MEAN, STD, num_workers, shard, mirror=False)

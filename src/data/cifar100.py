@@ -15,8 +15,12 @@ def class_names(data_path, split):
     return ()
 
 
-def dataset(split, data_path, num_workers, shard):
-    """Samples (image, label) of one split; see `cifar.pipeline`. Raises InputError."""
+def load(split, data_path):
+    """Images and labels of one split. Raises InputError."""
     # a record has two labels, the coarse one first
-    images, labels = cifar.read_binary(data_path, FOLDER, FILES[split], 2, NUM_CLASSES)
-    return cifar.pipeline(images, labels, split, MEAN, STD, num_workers, shard)
+    return cifar.read_binary(data_path, FOLDER, FILES[split], 2, NUM_CLASSES)
+
+
+def dataset(loaded, split, num_workers, shard):
+    """Samples (image, label) of one split; see `cifar.pipeline`."""
+    return cifar.pipeline(*loaded, split, MEAN, STD, num_workers, shard)

@@ -26,12 +26,14 @@ def class_names(data_path, split):
     return tuple("0123456789")
 
 
-def dataset(split, data_path, num_workers, shard):
-    """Samples (image, label) of one split as float32 CHW; training images are shifted by up to one pixel.
+def load(split, data_path):
+    """The arrays of one split; data_path is not used, as they come with scikit-learn."""
+    return arrays(split)
 
-    data_path is not used: the data comes with scikit-learn.
-    """
-    images, labels = arrays(split)
+
+def dataset(loaded, split, num_workers, shard):
+    """Samples (image, label) of one split as float32 CHW; training images are shifted by up to one pixel."""
+    images, labels = loaded
     augment = [vision.RandomCrop(8, padding=1)] if split == "train" else []
     data = NumpySlicesDataset(
         (images, labels), ["image", "label"], sampler=shard.sampler(split, len(labels)), num_parallel_workers=1

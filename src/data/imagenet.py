@@ -4,6 +4,7 @@ Labels count the class folders in alphabetical order, as everywhere for this dat
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 from mindspore.dataset import ImageFolderDataset, vision
 
@@ -37,24 +38,37 @@ def class_names(data_path, split):
     return names
 
 
-def dataset(split, data_path, num_workers, shard):
+class Folders(NamedTuple):
+    """The folders of one split: where they are, the label of each, and how many images they hold."""
+
+    root: str
+    labels: dict
+    samples: int
+
+
+def load(split, data_path):
+    """The Folders of one split. Raises InputError."""
+    labels = {name: index for index, name in enumerate(class_names(data_path, split))}
+    root = str(_root(data_path, split))
+    samples = ImageFolderDataset(root, class_indexing=labels).get_dataset_size()
+    if samples == 0:
+        raise InputError(f"data_path: no images in the class folders of {root}")
+    return Folders(root, labels, samples)
+
+
+def dataset(loaded, split, num_workers, shard):
     """Samples (image, label) of one split as float32 CHW of 224 x 224 pixels.
 
     train: a random part of the image, resized, mirrored at random; test: resized to 256, centre crop.
-    Raises InputError.
     """
-    indices = {name: index for index, name in enumerate(class_names(data_path, split))}
-    root = str(_root(data_path, split))
-    samples = ImageFolderDataset(root, class_indexing=indices).get_dataset_size()
-    if samples == 0:
-        raise InputError(f"data_path: no images in the class folders of {root}")
     if split == "train":
         operations = [vision.RandomCropDecodeResize(224), vision.RandomHorizontalFlip()]
     else:
         operations = [vision.Decode(), vision.Resize(256), vision.CenterCrop(224)]
     normalize = vision.Normalize([255 * value for value in MEAN], [255 * value for value in STD])
+    sampler = shard.sampler(split, loaded.samples)
     data = ImageFolderDataset(
-        root, num_parallel_workers=num_workers, sampler=shard.sampler(split, samples), class_indexing=indices
+        loaded.root, num_parallel_workers=num_workers, sampler=sampler, class_indexing=loaded.labels
     )
     return data.map([*operations, normalize, vision.HWC2CHW()], "image", num_parallel_workers=num_workers)
 
