@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import yaml
 from easydict import EasyDict
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
 from .command_line import Parser
 from .data import DATASETS
@@ -24,8 +24,8 @@ DEFAULT_CONFIG = ROOT / "config" / "resnet20_digits.yaml"
 PathName = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=4000)]  # what a system call takes
 
 
-class Recipe(PruningSettings):
-    """What is trained and how, beside the settings of pruning: the keys that make a run's result."""
+class Training(BaseModel):
+    """What is trained, and how, pruning aside."""
 
     model: Literal[tuple(MODELS)] = Field("resnet20", description="network, by its name in src/models")
     width_factor: int = Field(1, ge=1, le=16, description="widens the CIFAR networks")
@@ -48,6 +48,10 @@ class Recipe(PruningSettings):
     ema_decay: float = Field(0.0, ge=0, lt=1, description="moving average of the weights, the one deployed; 0: none")
     amp_level: Literal["O0", "O2", "O3", "auto"] = Field("O0", description="mixed precision, levels of mindspore.amp")
     accumulation_steps: int = Field(1, ge=1, description="parts that a batch is computed in, one after the other")
+
+
+class Recipe(PruningSettings, Training):  # fields of the last base come first
+    """The keys that make a run's result: those of training, then those of pruning."""
 
 
 class Config(Recipe):
