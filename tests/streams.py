@@ -1,6 +1,21 @@
-"""The batches that a run reads, also when it continues at some step."""
+"""Batches for tests: those that a run reads, also when it continues at some step, and random ones."""
+
+import numpy as np
+from mindspore import Tensor
 
 from src.data import batches
+
+
+def random_batches(count):
+    """Batches of eight images of 1 x 6 x 6 and labels of four classes."""
+    random = np.random.default_rng(0)
+    return [
+        (
+            Tensor(random.standard_normal((8, 1, 6, 6)).astype(np.float32)),
+            Tensor(random.integers(0, 4, 8).astype(np.int32)),
+        )
+        for _ in range(count)
+    ]
 
 
 def epochs_of(source, epochs=1, skip=0):

@@ -16,6 +16,7 @@ from src.pruning.pruner import Pruner, convolution_weights, prunable_weights
 from src.pruning.schedule import PruningSchedule
 from src.rpg_cell import RPGWithLossCell, build_rank_term
 from src.train_step import TaskLoss, TrainStep, optimizer_state
+from tests.streams import random_batches
 
 STEPS, INTERVAL = 12, 4
 
@@ -59,14 +60,7 @@ class Run:
         self.step = TrainStep(
             task, self.optimizer, self.pruner, objective, rank_interval, self.scale, accumulator, self.average
         )
-        random = np.random.default_rng(0)
-        self.batches = [
-            (
-                Tensor(random.standard_normal((8, 1, 6, 6)).astype(np.float32)),
-                Tensor(random.integers(0, 4, 8).astype(np.int32)),
-            )
-            for _ in range(STEPS)
-        ]
+        self.batches = random_batches(STEPS)
 
     def train(self):
         for batch in self.batches:

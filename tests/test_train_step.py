@@ -3,7 +3,7 @@
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor, nn, ops
+from mindspore import nn, ops
 from mindspore.common.api import ms_compile_cache
 
 from src.optimizer import build_optimizer, learning_rates
@@ -11,6 +11,7 @@ from src.pruning.pruner import Pruner, convolution_weights, prunable_weights
 from src.pruning.schedule import PruningSchedule
 from src.rpg_cell import RPGWithLossCell, build_rank_term
 from src.train_step import TaskLoss, TrainStep, optimizer_state
+from tests.streams import random_batches
 
 STEPS, INTERVAL = 24, 4
 
@@ -48,14 +49,7 @@ class Run:
                 task, build_rank_term("gram", 0.2), rank_weight, convolution_weights(self.network)
             )
         self.step = TrainStep(task, self.optimizer, self.pruner, objective, rank_interval)
-        random = np.random.default_rng(0)
-        self.batches = [
-            (
-                Tensor(random.standard_normal((8, 1, 6, 6)).astype(np.float32)),
-                Tensor(random.integers(0, 4, 8).astype(np.int32)),
-            )
-            for _ in range(STEPS)
-        ]
+        self.batches = random_batches(STEPS)
 
     def train(self):
         for batch in self.batches:
