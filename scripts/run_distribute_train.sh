@@ -89,23 +89,32 @@ if [ "$node_rank" = 0 ]; then
     echo "$workers workers on $device_target, logs in $logs" >&2
 fi
 
-# msrun tails no log itself (there is no worker of that number): it would cut off the last lines.
+# In a process group of its own (set -m) msrun does not get the Ctrl-C of a terminal, on which it would kill the workers.
+# It tails no log itself (there is no worker of that number): it would cut off the last lines.
+set -m
 msrun --worker_num="$workers" --local_worker_num="$device_num" --node_rank="$node_rank" \
     --master_addr="$address" --master_port="$port" --join=True --log_dir="$logs" --tail_worker_log="$workers" \
     "$root/train.py" "${options[@]}" >"$launcher" 2>&1 &
 msrun=$!
-# msrun would kill the workers at once; they are told instead, and save. A second signal is left to msrun.
+set +m
+# The workers are told, and save; before all of them have begun, there is nothing to save. A second signal is left to msrun.
 # shellcheck disable=SC2329 # the traps below invoke it
 stop() {
     trap 'kill -INT $msrun 2>/dev/null || true' INT TERM
+    local told=0 log process ended
     for log in "${own[@]}"; do
         process=$(sed -n '1s/^worker .*, process \([0-9]*\)$/\1/p' "$log" 2>/dev/null) || true
-        [ -z "$process" ] || kill -s "$1" "$process" 2>/dev/null || true
+        if [ -n "$process" ] && kill -s "$1" "$process" 2>/dev/null; then
+            told=$((told + 1))
+        fi
     done
-    while kill -0 "$msrun" 2>/dev/null; do
-        wait "$msrun" || true
+    [ "$told" = "$device_num" ] || kill -INT "$msrun" 2>/dev/null || true
+    while :; do
+        ended=0
+        wait "$msrun" || ended=$?
+        kill -0 "$msrun" 2>/dev/null || break
     done
-    exit "$2"
+    exit $((ended == 0 ? 0 : $2)) # the job may have come to its end all the same
 }
 trap 'stop INT 130' INT
 trap 'stop TERM 143' TERM

@@ -39,9 +39,9 @@ def temporary_of(path):
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
-def remove_temporaries(folder):
-    """Remove what killed processes left half-written."""
-    for file in Path(folder).glob(".*.tmp"):
+def remove_temporaries(path):
+    """Remove what killed processes left half-written of a file."""
+    for file in path.parent.glob(f".{path.name}.[0-9]*.tmp"):
         file.unlink()
 
 

@@ -46,6 +46,10 @@ class FiniteWatch:
         found = ops.concat(((steps_before + 1) * broken.max(), broken))
         return ops.assign(self.record, ops.where(self.record[0] > 0, self.record, found))
 
+    def forget(self):
+        """Start anew, when the parameters come from a state before the bad step."""
+        ops.assign(self.record, ops.zeros_like(self.record))
+
     def check(self):
         """Read the record; raises InputError naming the step and the layer if something was not finite."""
         step, loss, *gradients = self.record.asnumpy().tolist()

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from .checkpoint import read_checkpoint, write_checkpoint
 from .errors import InputError
+from .finite import check_parameters
 from .parallel import digest_of, joined_workers
 from .pruning.layers import choose_rank_weights, choose_weights, densities_by_index
 from .pruning.methods import METHODS, build_schedule
@@ -161,9 +162,15 @@ class RPG:
         The file is replaced in one step. Among workers call it on all of them; the first one writes.
         """
         self._require_step("save")
+        self._check_finite()
         arrays = self._state.arrays()
         if self._state.workers.rank == 0:
             write_checkpoint(path, arrays, {**progress, "step": self._step.step, "recipe": self._recipe})
+
+    def _check_finite(self):
+        """Raise InputError if a step, or what it left in the parameters, was not finite."""
+        self._step.watch.check()
+        check_parameters(self.network.trainable_params(), self._step.step)
 
     def restore(self, path):
         """Continue where `save` was called, in a fresh process with the same settings; call it after `train_step`.
@@ -180,6 +187,7 @@ class RPG:
             raise InputError(f"{path}: comes from a run with other settings: {', '.join(changed)}")
         self._state.load(arrays, path)
         self._step.step = progress["step"]
+        self._step.watch.forget()
         return progress
 
     def _require_step(self, what):

@@ -6,7 +6,7 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
-from .checkpoint import write_checkpoint, write_network
+from .checkpoint import read_checkpoint, write_checkpoint, write_network
 from .config import save_yaml
 from .errors import InputError
 from .files import append_line, remove_temporaries, replace_file
@@ -24,6 +24,7 @@ class RunFolder:
         self.previous = previous_of(self.resume)
         self.metrics = self.path / "metrics.jsonl"
         self.result = self.path / "result.json"
+        self.config = self.path / "config.yaml"
         self.drawn = [self.path / name for name in ("curves.png", "layers.png", "report.html")]
 
     def open(self, config):
@@ -34,25 +35,50 @@ class RunFolder:
         self.check(config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            remove_temporaries(self.path)
-            if not config.resume_ckpt:
+            for file in (*self._files(), self.config):
+                remove_temporaries(file)
+            if not self._goes_on_here(config):
                 for file in self._held():
                     file.unlink()
-            save_yaml(config, self.path / "config.yaml")
+            save_yaml(config, self.config)
         except OSError as error:
             raise InputError(f"output_path: cannot write to {self.path}: {error.strerror}") from None
 
     def check(self, config):
         """Raise InputError if the folder holds another run and nothing says what to do with it."""
-        if self._held() and not config.resume_ckpt and not config.overwrite:
+        if self._held() and not self._goes_on_here(config) and not config.overwrite:
             raise InputError(
                 f"output_path: {self.path} already holds a run; continue it with --resume_ckpt auto, "
                 "replace it with --overwrite, or choose another --output_path"
             )
 
+    def take_over(self, folder):
+        """Copy what a run in another folder, which goes on here, has brought forth so far."""
+        for file in (self.best, self.last, self.metrics):
+            if (folder / file.name).exists():
+                with self._writing(file):
+                    replace_file(file, [(folder / file.name).read_bytes()])
+
+    def best_epoch(self):
+        """The epoch of best.ckpt; infinity if the file is damaged, 0 if there is none."""
+        if not self.best.exists():
+            return 0
+        try:
+            return read_checkpoint(self.best)[1].get("epoch", math.inf)
+        except InputError:
+            return math.inf
+
+    def _goes_on_here(self, config):
+        """Whether the run that this folder holds is the one to continue."""
+        if not config.resume_ckpt:
+            return False
+        return self.resume_path(config.resume_ckpt).resolve().parent == self.path.resolve()
+
+    def _files(self):
+        return (self.metrics, self.result, self.best, self.last, self.resume, self.previous, *self.drawn)
+
     def _held(self):
-        files = (self.metrics, self.result, self.best, self.last, self.resume, self.previous, *self.drawn)
-        return [file for file in files if file.exists()]
+        return [file for file in self._files() if file.exists()]
 
     def resume_path(self, resume_ckpt):
         """The file that `--resume_ckpt` means: itself, or this folder's own for `auto`."""

@@ -77,13 +77,18 @@ class Trainer:
         if self.workers.size > 1:
             weights = [parameter.asnumpy() for parameter in self.network.trainable_params()]
             self.workers.check_equal(digest_of([*weights, self.step.step]), f"weights after step {self.step.step}")
+        moved = found is not None and found.resolve().parent != self.folder.path.resolve()
         if self.writes:
             self.folder.open(self.config)
+            if moved:
+                self.folder.take_over(found.parent)
             self.folder.keep_metrics(self.epoch)
+            if self.folder.best_epoch() > self.epoch < self.config.epoch_size:
+                self.best = None  # the file has run ahead of the state: the next epoch that counts replaces both
             if found is not None and found.resolve() == self.folder.previous.resolve():
                 self.folder.go_back()
         with self.signals:
-            if found is None or found.resolve().parent != self.folder.path.resolve():
+            if found is None or moved:
                 self._save()  # so that there is something to resume from, and a full disk shows at once
             self._train_epochs()
         return self._write_result()

@@ -12,7 +12,7 @@ import reliability
 from runs import ROOT, differences, digest_of_state, flip_a_byte, outcome, reference_run, start, wait_for_saves
 from tiny_train import Tiny
 
-from src.checkpoint import read_checkpoint
+from src.checkpoint import read_checkpoint, write_checkpoint
 from src.config import resolve
 from src.errors import InputError, run_program
 from src.models import MODELS
@@ -254,6 +254,8 @@ def test_a_run_goes_on_in_another_folder(again, tmp_path):
     other = resolve({**config, "resume_ckpt": str(folder / "resume.ckpt"), "output_path": str(tmp_path / "other")})
     Trainer(other).run()
     assert digest_of_state(tmp_path / "other" / "resume.ckpt") == digest_of_state(folder / "resume.ckpt")
+    for name in ("best.ckpt", "last.ckpt", "metrics.jsonl"):
+        assert (tmp_path / "other" / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_a_key_younger_than_the_file_had_its_default():
@@ -356,3 +358,26 @@ def test_memory_stays_flat(tmp_path):
     early, late = resident[201], resident[2001]
     print(f"resident memory {early:.1f} MiB after 201 steps, {late:.1f} MiB after 2,001: {late / early - 1:+.2%}")
     assert late < 1.02 * early
+
+
+def test_a_run_does_not_go_on_over_another_one(again, tmp_path):
+    """Resuming means the run in the output folder, or one that comes to a free folder; any other is not touched."""
+    folder, config = again
+    occupied = tmp_path / "occupied"
+    Trainer(resolve({**config, "resume_ckpt": "", "seed": 5, "output_path": str(occupied)})).run()
+    before = {path: path.read_bytes() for path in occupied.iterdir()}
+    changes = {"resume_ckpt": str(folder / "resume.ckpt"), "output_path": str(occupied)}
+    with pytest.raises(InputError, match="already holds a run"):
+        Trainer(resolve({**config, **changes})).run()
+    assert {path: path.read_bytes() for path in occupied.iterdir()} == before
+
+
+def test_a_best_network_that_ran_ahead_of_the_state_is_replaced(again):
+    """best.ckpt is written before the state; a kill between the two must not leave a best that nobody has recorded."""
+    folder, config = again
+    arrays, description = read_checkpoint(folder / "best.ckpt")
+    write_checkpoint(folder / "best.ckpt", arrays, {**description, "epoch": 99})
+    (folder / "resume.ckpt").unlink()  # the copy before it lies within the last epoch
+    trainer = Trainer(config)
+    trainer.run()
+    assert trainer.folder.best_epoch() == trainer.best["epoch"] == 6

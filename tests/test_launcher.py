@@ -22,7 +22,12 @@ def launch(folder, *words):
     command = ["bash", ROOT / "scripts" / "run_distribute_train.sh", "--output_path", folder, "--device_target", "CPU"]
     command += ["--epoch_size", "4", "--batch_size", "128", "--update_interval", "5", "--sparsity", "0.9", *words]
     return subprocess.Popen(
-        list(map(str, command)), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        list(map(str, command)),
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -72,7 +77,10 @@ def test_a_killed_worker_ends_the_job_and_the_same_command_goes_on(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_job_goes_on_to_the_same_end(number, tmp_path):
-    """The signal goes to the launcher; both workers save in the same step, the last before which they talk."""
+    """Both workers save in the same step, the last before which they talk.
+
+    SIGTERM goes to the launcher, as from a batch system; SIGINT to its process group, as from a terminal.
+    """
     words = ["--save_steps", "3", "--ema_decay", "0.9", "--rank_interval", "3"]
     whole = launch(tmp_path / "whole", *words)
     assert whole.wait(timeout=900) == 0
@@ -81,7 +89,10 @@ def test_a_stopped_job_goes_on_to_the_same_end(number, tmp_path):
     job = launch(folder, *words)
     wait_for_epoch(folder, 2, job)
     wait_for_saves(folder, 2, job)  # in the middle of the third epoch
-    job.send_signal(number)
+    if number == signal.SIGINT:
+        os.killpg(job.pid, number)
+    else:
+        job.send_signal(number)
     output, _ = job.communicate(timeout=300)
     assert job.returncode == 128 + number, output
     stopped = f"stopped by {number.name} after step "

@@ -292,6 +292,25 @@ def test_a_run_continues_bit_for_bit_and_only_with_its_own_settings(tmp_path):
     assert np.array_equal(other.pruner.weights[0].asnumpy(), before)
 
 
+def test_what_is_not_finite_is_not_saved_and_the_state_before_goes_on(tmp_path):
+    network, pruning, step = build(update_interval=3)
+    step(*BATCH)
+    pruning.save(tmp_path / "state.ckpt")
+    good = (tmp_path / "state.ckpt").read_bytes()
+    weight = network.trainable_params()[0]
+    ops.assign(weight, Tensor(np.full(weight.shape, np.nan, np.float32)))
+    with pytest.raises(InputError, match="is not finite"):
+        pruning.save(tmp_path / "state.ckpt")
+    step(*BATCH)  # noted in the step this time
+    with pytest.raises(InputError, match=r"step 2: .* not finite"):
+        pruning.save(tmp_path / "state.ckpt")
+    assert (tmp_path / "state.ckpt").read_bytes() == good
+    pruning.restore(tmp_path / "state.ckpt")
+    for _ in range(11):
+        step(*BATCH)
+    pruning.check()
+
+
 @pytest.mark.parametrize(
     ("method", "density", "drop_fraction", "updates"),
     [("gap", 1, 0.3, 3), ("gmp", 1, 0.0, 3), ("rigl", 0.1, 0.3, 3), ("set", 0.1, 0.3, 3), ("magnitude", 1, 0.0, 1)],

@@ -64,7 +64,10 @@ class Batches:
         self.shard = Shard(num_shards, shard_id)
         _check_classes(name, split, data_path, classes)
         self.loaded = DATASETS[name].load(split, data_path)
-        self.steps = self.epoch(0).get_dataset_size()
+        samples = DATASETS[name].dataset(self.loaded, split, self.num_workers, self.shard).get_dataset_size()
+        if split == "train":
+            check_batch(name, samples * num_shards, batch_size * num_shards)
+        self.steps = samples // batch_size if split == "train" else -(-samples // batch_size)
 
     def epoch(self, number):
         """The `mindspore.dataset` of one epoch, counted from 0; its `set_init_step` skips to a step of that epoch."""
@@ -75,12 +78,9 @@ class Batches:
         samples = data.dataset(self.loaded, self.split, workers, self.shard)
         # The sampler has taken the seed by now; all other random operations read it when iteration starts.
         ds.config.set_seed(_seed(self.seed, number, self.shard.index + 1))
-        train = self.split == "train"
-        if train:
-            check_batch(self.name, samples.get_dataset_size() * self.shard.count, self.batch_size * self.shard.count)
         if self.mixup:
             samples = samples.map(transforms.OneHot(data.NUM_CLASSES), "label", num_parallel_workers=workers)
-        batched = samples.batch(self.batch_size, drop_remainder=train, num_parallel_workers=workers)
+        batched = samples.batch(self.batch_size, drop_remainder=self.split == "train", num_parallel_workers=workers)
         if self.mixup:
             batched = batched.map(vision.MixUpBatch(self.mixup), ["image", "label"], num_parallel_workers=workers)
         return batched
