@@ -14,6 +14,7 @@ from runs import differences, outcome, wait_for_saves
 from test_parallel import ENVIRONMENT
 
 from src.checkpoint import read_checkpoint
+from src.resume import read_run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -51,7 +52,7 @@ def test_a_killed_worker_ends_the_job_and_the_same_command_goes_on(tmp_path):
     assert time.monotonic() - killed < 60
     assert job.returncode != 0
     assert "error: worker 1 of 2 failed with exit code -9" in output
-    epochs = len((folder / "metrics.jsonl").read_text().splitlines())
+    epochs = read_run(folder / "resume.ckpt")[1]["epoch"]  # the metrics may be one ahead
     assert epochs < 4
 
     job = launch(folder, "--resume_ckpt", "auto")
@@ -59,7 +60,7 @@ def test_a_killed_worker_ends_the_job_and_the_same_command_goes_on(tmp_path):
     assert job.returncode == 0, output
     result = json.loads((folder / "result.json").read_text())
     assert f"epoch   {epochs + 1}/4" in output
-    assert "epoch   1/4" not in output
+    assert f"epoch   {epochs}/4" not in output
     assert output.count("best top-1") == 1  # worker 0 alone prints
     assert "best top-1" not in (folder / "logs" / "worker_1.log").read_text()
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
