@@ -50,7 +50,8 @@ def read_any_checkpoint(path):
     Raises InputError if the file cannot be read or is damaged.
     """
     content = _read(path)
-    if content[-_TRAILER:-10] == _CHECKSUM_MARK:
+    checked = content[-_TRAILER:-10] == _CHECKSUM_MARK
+    if checked:
         body, checksum = content[:-_TRAILER], int.from_bytes(content[-10:], "big")
         if binascii.crc32(body) != checksum:
             raise InputError(f"{path}: the file is damaged (its checksum does not match); use another copy")
@@ -64,6 +65,8 @@ def read_any_checkpoint(path):
         raise InputError(f"{path}: not a MindSpore checkpoint, or a truncated one") from None
     for field in UnknownFieldSet(message):
         if field.field_number == _DESCRIPTION_FIELD:
+            if not checked:  # `write_checkpoint` never leaves it out
+                raise InputError(f"{path}: the file is cut off (its checksum is missing); use another copy")
             return tensors, _description(path, field.data)
     return tensors, None
 

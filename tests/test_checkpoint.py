@@ -43,7 +43,7 @@ def test_mindspore_sees_the_tensors_and_nothing_else(file):
 
 def test_every_truncation_and_every_flipped_byte_is_refused(file):
     content = file.read_bytes()
-    for length in range(0, len(content), 7):
+    for length in range(len(content)):
         file.write_bytes(content[:length])
         with pytest.raises(InputError):
             read_checkpoint(file)
