@@ -17,7 +17,8 @@ class StopSignals:
     """Inside its `with` block, SIGINT and SIGTERM are only noted in `received` (0 for none); a second one kills.
 
     Python sees a signal between two of its own instructions: when the compiled step, or its compilation, is done.
-    MindSpore takes SIGINT over whenever it compiles, and sends SIGTERM in its place; `renew()` takes it back.
+    MindSpore takes SIGINT over whenever it compiles or opens an epoch's data, and sends SIGTERM in its place; `renew()`
+    takes it back.
     """
 
     def __init__(self):

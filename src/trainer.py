@@ -127,6 +127,7 @@ class Trainer:
             self.step.last_update = self.step.last_rank_loss = None  # an epoch reports its own
         end = (self.epoch + 1) * self.steps_per_epoch
         for images, labels in self._rest_of_epoch():
+            self.signals.renew()  # a pipeline that starts takes SIGINT over, as compiling does
             loss = self.step(images, labels)
             self.signals.renew()
             progress.update(self.config.batch_size)
