@@ -280,14 +280,11 @@ def test_interrupt_by_the_keyboard(reference, tmp_path):
     wait_for_saves(tmp_path, 20, process)
     process.send_signal(signal.SIGINT)
     code, (line,) = end(process)
-    assert code in (
-        130,
-        143,
-    )  # MindSpore passes it on as SIGTERM while an epoch's data opens, and these epochs are short
-    assert (
-        f"stopped by {signal.Signals(code - 128).name} after step {assert_on_the_way(tmp_path, states)} of 66, saved in {tmp_path}; continue with"
-        in line
-    )
+    # MindSpore passes it on as SIGTERM while an epoch's data opens, and these epochs are short.
+    assert code in (130, 143)
+    step = assert_on_the_way(tmp_path, states)
+    stopped = f"stopped by {signal.Signals(code - 128).name} after step {step} of 66"
+    assert f"{stopped}, saved in {tmp_path}; continue with" in line
     assert end(start(TINY, config, "--resume_ckpt", "auto"))[0] == 0
     assert differences(outcome(tmp_path), expected) == []
     reliability.check(
