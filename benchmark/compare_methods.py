@@ -71,10 +71,11 @@ def ablation(data):
     pruning = [{"drop_fraction": alpha} for alpha in (0.1, 0.5)]
     pruning += [{"prune_window": 0.5, "update_end": 0.501}, {"prune_window": 0.85, "update_end": 0.851}]
     pruning += [{"distribution": "erk"}]
-    settings = [{"method": "rpg", **change} for change in at_updates + in_steps + pruning]
-    settings += [{"method": "gap", **change} for change in pruning]
+    rank_term = [{"method": "rpg", **change} for change in at_updates + in_steps]
+    mask = [{"method": method, **change} for method in ("rpg", "gap") for change in pruning]
     return [
         Run(data, "ablation", label(change), {**change, "sparsity": 0.98}, seed)
+        for settings in (rank_term, mask)
         for seed in range(SEEDS[data])
         for change in settings
     ]

@@ -64,14 +64,14 @@ def _beyond(side, axis, distance):
 def render(character, random):
     """One image (3, 16, 16) uint8."""
     ground, ink, other = random.uniform(0, 1, (3, 3))
-    while abs(ink.mean() - ground.mean()) < 0.3:
+    while ink.mean() - ground.mean() < 0.3:  # bright on dark: dark on bright as well takes long to learn
         ground, ink = random.uniform(0, 1, (2, 3))
     other = ground + 0.7 * (other - ground)
     mask, behind = glyph(character, random), clutter(random)
     image = ground[:, None, None] + behind * (other - ground)[:, None, None]
     image = image + mask * (ink[:, None, None] - image)
     image = image.reshape(3, SIZE, FINE, SIZE, FINE).mean((2, 4))
-    image = image + random.normal(0, 0.05, image.shape)
+    image = image + random.normal(0, 0.08, image.shape)
     return (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
 
 
