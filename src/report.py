@@ -4,6 +4,7 @@ import numpy as np
 from tabulate import tabulate
 
 from .low_rank import choose_rank, layer_norm
+from .threads import each
 
 
 def layer_report(name, weight, tail_energy):
@@ -30,7 +31,9 @@ def layer_report(name, weight, tail_energy):
 
 def sparsity_report(weights, tail_energy):
     """The report of a whole network: sparsity counted from the weights (name -> array), and its per-layer table."""
-    layers = [layer_report(name, weight, tail_energy) for name, weight in weights.items()]
+    layers = each(
+        lambda item: layer_report(*item, tail_energy), list(weights.items()), cost=lambda item: item[1].size
+    )
     total = sum(layer["weights"] for layer in layers)
     nonzeros = sum(layer["nonzeros"] for layer in layers)
     return {

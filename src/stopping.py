@@ -17,8 +17,8 @@ class StopSignals:
     """Inside its `with` block, SIGINT and SIGTERM are only noted in `received` (0 for none); a second one kills.
 
     Python sees a signal between two of its own instructions: when the compiled step, or its compilation, is done.
-    MindSpore takes SIGINT over whenever it compiles or opens an epoch's data, and sends SIGTERM in its place; `renew()`
-    takes it back.
+    MindSpore takes SIGINT over while it compiles or runs a graph and when it opens an epoch's data: it sends SIGTERM in
+    its place, and does not give SIGINT back. `renew()`, after each step, takes it back.
     """
 
     def __init__(self):

@@ -72,7 +72,7 @@ class Trainer:
         On SIGINT or SIGTERM it ends after the step at hand, saved, with Stopped.
         """
         found = self._resume() if self.config.resume_ckpt else None
-        if found is None:
+        if found is None and self.writes:
             self.initial = self._report()
         if self.workers.size > 1:
             weights = [parameter.asnumpy() for parameter in self.network.trainable_params()]
@@ -127,7 +127,6 @@ class Trainer:
             self.step.last_update = self.step.last_rank_loss = None  # an epoch reports its own
         end = (self.epoch + 1) * self.steps_per_epoch
         for images, labels in self._rest_of_epoch():
-            self.signals.renew()  # a pipeline that starts takes SIGINT over, as compiling does
             loss = self.step(images, labels)
             self.signals.renew()
             progress.update(self.config.batch_size)

@@ -280,7 +280,7 @@ def test_interrupt_by_the_keyboard(reference, tmp_path):
     wait_for_saves(tmp_path, 20, process)
     process.send_signal(signal.SIGINT)
     code, (line,) = end(process)
-    # MindSpore passes it on as SIGTERM while an epoch's data opens, and these epochs are short.
+    # MindSpore sends itself SIGTERM in its place while it runs a graph, which is most of the time.
     assert code in (130, 143)
     step = assert_on_the_way(tmp_path, states)
     stopped = f"stopped by {signal.Signals(code - 128).name} after step {step} of 66"
@@ -289,7 +289,7 @@ def test_interrupt_by_the_keyboard(reference, tmp_path):
     assert differences(outcome(tmp_path), expected) == []
     reliability.check(
         "SIGINT (Ctrl-C)",
-        "finishes the step, saves, exit code 130 (143 while compiling or opening data), says how to continue",
+        "finishes the step, saves, exit code 130 (143 where MindSpore was computing), says how to continue",
         "resumed from that step; same end",
     )
 

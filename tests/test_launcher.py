@@ -96,7 +96,7 @@ def test_a_stopped_job_goes_on_to_the_same_end(number, tmp_path):
         job.send_signal(number)
     output, _ = job.communicate(timeout=300)
     assert job.returncode == 128 + number, output
-    # MindSpore may pass a SIGINT on to its own process as SIGTERM.
+    # Where a SIGINT comes while MindSpore runs a graph, it sends itself SIGTERM in its place.
     names = {number.name, "SIGTERM"}
     stopped = next(text for text in (f"stopped by {name} after step " for name in names) if text in output)
     assert output.count(stopped) == 1  # worker 0 alone is shown
