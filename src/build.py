@@ -8,6 +8,7 @@ from mindspore import nn
 
 from .accumulation import GradientAccumulator
 from .amp import LossScale, mixed_precision
+from .batch_norm import synchronise
 from .data import DATASETS, Batches, build_dataset, published_steps
 from .ema import WeightAverage
 from .errors import InputError
@@ -113,6 +114,8 @@ def build_step(config, network, optimizer, pruner, scale, average, workers):
     trained, parts = network, config.accumulation_steps
     if scale is not None:
         trained = mixed_precision(network, build_model(**describe_model(config)), config.amp_level)
+    if config.sync_batch_norm:
+        synchronise(trained, workers)
     task = TaskLoss(trained, nn.CrossEntropyLoss(label_smoothing=config.label_smoothing))
     objective = None
     if config.rank_weight > 0:

@@ -47,6 +47,7 @@ class Training(BaseModel):
     mixup: float = Field(0.0, ge=0, description="alpha of mixup; 0: none")
     ema_decay: float = Field(0.0, ge=0, lt=1, description="moving average of the weights, the one deployed; 0: none")
     amp_level: Literal["O0", "O2", "O3", "auto"] = Field("O0", description="mixed precision, levels of mindspore.amp")
+    sync_batch_norm: bool = Field(True, description="BatchNorm over the images of all workers, not of each its own")
     accumulation_steps: int = Field(1, ge=1, description="parts that a batch is computed in, one after the other")
 
 

@@ -55,7 +55,7 @@ class Workers:
         self.rank = rank
         self.size = size
         self._tensor = Tensor
-        self._all_reduce = ops.AllReduce()
+        self.all_reduce = ops.AllReduce()
         self._all_gather = ops.AllGather()
 
     def gradient_reducer(self, parameters):
@@ -73,7 +73,7 @@ class Workers:
 
     def sum(self, array):
         """One float32 array, summed over workers; exact for counts below 2**24."""
-        return self._all_reduce(self._tensor(np.asarray(array, np.float32))).asnumpy()
+        return self.all_reduce(self._tensor(np.asarray(array, np.float32))).asnumpy()
 
     def any(self, flags):
         """Which of the flags are up on any worker, as a list of bool."""

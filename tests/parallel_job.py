@@ -1,6 +1,6 @@
 """What test_parallel.py runs, once alone and once as two workers: python tests/parallel_job.py FOLDER
 
-Trains a small network without BatchNorm and augmentation on fixed images, of which each worker takes its slice. Writes
+Trains a small network, without BatchNorm and with it, on fixed images, of which each worker takes its slice. Writes
 to FOLDER, for worker R of N: what it saw (N_R.json), its weights and masks at the end (N_R.npz), and a checkpoint from
 the middle of the run (N.ckpt). If FOLDER holds the checkpoint of a run of one process, two workers continue it too.
 """
@@ -18,6 +18,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from src import parallel
+from src.batch_norm import synchronise
 from src.checkpoint import write_checkpoint
 from src.device import select_device
 from src.evaluation import Evaluator
@@ -29,27 +30,31 @@ STEPS, INTERVAL, MIDDLE, BATCH = 24, 4, 14, 8
 
 
 class Net(nn.Cell):
-    """Three convolutions and a dense layer."""
+    """Three convolutions and a dense layer; with BatchNorm behind two branches that are added up, if wanted."""
 
-    def __init__(self):
+    def __init__(self, norm):
         super().__init__()
         self.conv1 = nn.Conv2d(1, 8, 3, pad_mode="pad", padding=1)
         self.conv2 = nn.Conv2d(8, 16, 3, stride=2, pad_mode="pad", padding=1, has_bias=True)
         self.conv3 = nn.Conv2d(16, 16, 1)
+        self.norm2 = nn.BatchNorm2d(16) if norm else nn.Identity()
+        self.norm3 = nn.BatchNorm2d(16) if norm else nn.Identity()
         self.dense = nn.Dense(16, 4)
 
     def construct(self, x):
         x = ops.relu(self.conv2(ops.relu(self.conv1(x))))
-        return self.dense(ops.relu(self.conv3(x)).mean((2, 3)))
+        x = self.norm2(x) + self.norm3(self.conv3(x))
+        return self.dense(ops.relu(x).mean((2, 3)))
 
 
 class Run:
     """A small network with everything that trains it."""
 
-    def __init__(self, workers):
+    def __init__(self, workers, norm=False):
         ms.set_seed(1)
         self.workers = workers
-        self.network = Net().set_train()
+        self.network = Net(norm).set_train()
+        synchronise(self.network, workers)
         self.optimizer = build_optimizer(self.network, learning_rates(0.1, STEPS, 4), 0.9, False, 1e-2)
         rpg = RPG(
             self.network,
@@ -167,9 +172,12 @@ def main():
     if workers.rank == 0:
         run.save(folder / f"{workers.size}.ckpt")
     run.train(STEPS)
-    seen = {"masks": run.masks, "rank_losses": run.rank_losses}
+    normed = Run(workers, norm=True)
+    normed.train(STEPS)
+    seen = {"masks": run.masks, "rank_losses": run.rank_losses, "normed_masks": normed.masks}
     seen["scores"] = {images: evaluate(workers, run.network, images)._asdict() for images in (7, 9, 16)}
     arrays = run.arrays()
+    arrays.update({f"normed.{name}": array for name, array in normed.arrays().items()})
     if workers.size > 1:
         seen["communication"] = check_communication(workers)
         seen["divergence"] = check_divergence(workers)

@@ -205,17 +205,21 @@ def close(one, other, tolerance=1e-5):
     return one.keys() == other.keys() and all(np.allclose(one[name], other[name], atol=tolerance) for name in one)
 
 
-def test_masks_are_those_of_one_process_at_every_update(runs):
-    expected = runs[1, 0][0]["masks"]
+@pytest.mark.parametrize("masks", ["masks", "normed_masks"])
+def test_masks_are_those_of_one_process_at_every_update(masks, runs):
+    expected = runs[1, 0][0][masks]
     assert list(expected) == ["4", "8", "12", "16", "20"]
     assert len(set(expected.values())) >= 4  # the last drops nothing
-    assert runs[2, 0][0]["masks"] == runs[2, 1][0]["masks"] == expected
+    assert runs[2, 0][0][masks] == runs[2, 1][0][masks] == expected
 
 
-def test_weights_are_those_of_one_process(runs):
+def test_weights_and_moving_averages_are_those_of_one_process(runs):
     one, (first, second) = runs[1, 0][1], (runs[2, rank][1] for rank in (0, 1))
     assert close({name: first[name] for name in one}, one)
     assert all(np.array_equal(first[name], second[name]) for name in one)
+    statistics = [name for name in one if name.startswith("normed.") and "moving" in name]
+    assert len(statistics) == 4
+    assert all(np.ptp(one[name]) > 1e-3 for name in statistics)
 
 
 def test_rank_loss_is_the_whole_one(runs):
@@ -254,7 +258,8 @@ def test_one_process_continues_a_run_of_two_workers(runs):
     run.train(parallel_job.STEPS)
     assert {str(step): digest for step, digest in run.masks.items()}.items() <= runs[1, 0][0]["masks"].items()
     assert len(run.masks) == 2
-    assert close(run.arrays(), runs[1, 0][1])
+    arrays = run.arrays()
+    assert close(arrays, {name: runs[1, 0][1][name] for name in arrays})
 
 
 def test_two_workers_continue_a_run_of_one_process(runs):
@@ -262,4 +267,6 @@ def test_two_workers_continue_a_run_of_one_process(runs):
     for rank in (0, 1):
         seen, found = runs[2, rank]
         assert seen["continued_masks"] == {step: expected["masks"][step] for step in ("16", "20")}
-        assert close({name: found[f"continued.{name}"] for name in arrays}, arrays)
+        continued = {name.partition(".")[2]: found[name] for name in found if name.startswith("continued.")}
+        assert continued.keys() > {"conv1.weight", "mask.conv1.weight"}
+        assert close(continued, {name: arrays[name] for name in continued})
