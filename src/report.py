@@ -31,9 +31,7 @@ def layer_report(name, weight, tail_energy):
 
 def sparsity_report(weights, tail_energy):
     """The report of a whole network: sparsity counted from the weights (name -> array), and its per-layer table."""
-    layers = each(
-        lambda item: layer_report(*item, tail_energy), list(weights.items()), cost=lambda item: item[1].size
-    )
+    layers = each(lambda item: layer_report(*item, tail_energy), list(weights.items()), cost=lambda item: item[1].size)
     total = sum(layer["weights"] for layer in layers)
     nonzeros = sum(layer["nonzeros"] for layer in layers)
     return {
