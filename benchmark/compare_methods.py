@@ -64,13 +64,13 @@ def main_part(data):
 
 
 def ablation(data):
-    """Settings varied at 98 %: lambda and eta, at updates and in steps; then drop fraction, window, distribution."""
+    """Settings varied at 98 %: lambda and eta, at updates and in steps; then what masks depend on."""
     at_updates = [{"rank_weight": weight, "tail_energy": eta} for weight in (0.1, 0.5, 2.0, 8.0) for eta in (0.1, 0.3)]
     in_steps = [{"rank_weight": weight, "rank_interval": 1} for weight in (0.02, 0.5, 2.0)]
     in_steps += [{"rank_weight": weight, "rank_interval": 10} for weight in (0.1, 1.0)]
     pruning = [{"drop_fraction": alpha} for alpha in (0.1, 0.5)]
     pruning += [{"prune_window": 0.5, "update_end": 0.501}, {"prune_window": 0.85, "update_end": 0.851}]
-    pruning += [{"distribution": "erk"}]
+    pruning += [{"update_interval": 30}, {"distribution": "erk"}]
     rank_term = [{"method": "rpg", **change} for change in at_updates + in_steps]
     mask = [{"method": method, **change} for method in ("rpg", "gap") for change in pruning]
     return [

@@ -82,7 +82,8 @@ def test_a_stopped_job_goes_on_to_the_same_end(number, tmp_path):
 
     SIGTERM goes to the launcher, as from a batch system; SIGINT to its process group, as from a terminal.
     """
-    words = ["--save_steps", "3", "--ema_decay", "0.9", "--rank_interval", "3"]
+    synchronised = str(number == signal.SIGTERM)  # if not, each worker's moving averages are its own
+    words = ["--save_steps", "3", "--ema_decay", "0.9", "--rank_interval", "3", "--sync_batch_norm", synchronised]
     whole = launch(tmp_path / "whole", *words)
     assert whole.wait(timeout=900) == 0
 

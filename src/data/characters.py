@@ -7,7 +7,7 @@ from . import cifar
 CLASSES = string.digits + string.ascii_uppercase
 NUM_CLASSES = len(CLASSES)
 IMAGE_SHAPE = (3, 16, 16)
-NUM_SAMPLES = {"train": 3_600, "test": 1_800}
+NUM_SAMPLES = {"train": 2_400, "test": 1_800}
 FOLDER = "characters"
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
