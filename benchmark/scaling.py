@@ -3,9 +3,9 @@
 usage: python benchmark/scaling.py [--model resnet50] [--repeats N]
 
 The rank term: each worker's share of the layers is timed alone, on one core; what counts is the slowest share. The
-gradients: bytes that one worker sends for one training step, counted by the kernel on the loopback device while
-`msrun` workers average gradients of the network's size. On a busy machine start it in a network namespace of its own,
-so that nobody else's bytes are counted:
+messages: bytes that one worker sends for one training step, counted by the kernel on the loopback device while `msrun`
+workers average gradients of the network's size, and then BatchNorm's statistics, forward and backward. On a busy
+machine start it in a network namespace of its own, so that nobody else's bytes are counted:
 
     unshare --net sh -c 'ip link set lo up; python benchmark/scaling.py'
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from common import medians, sparse_arrays, start, table
-from mindspore import Tensor, jit
+from mindspore import Tensor, jit, nn
 from threadpoolctl import threadpool_limits
 
 from src import parallel
@@ -61,15 +61,15 @@ def one_by_one(arrays):
             layer_term(array, 0.1)
 
 
-def gradients(model):
+def messages(model):
     """Bytes that one worker sends for one step, and the time of it, for each number of workers."""
-    rows = [[1, "0.00", "0.00", "0"]]
+    rows = []
     for workers in WORKERS[1:]:
-        found = measure(model, workers)
-        ring = 2 * (workers - 1) / workers * found["gradient_bytes"]
-        volumes = [f"{value / 2**20:.2f}" for value in (found["sent"], ring)]
-        rows.append([workers, *volumes, f"{1000 * found['seconds']:.0f}"])
-    table(rows, ["workers", "MiB sent", "MiB, ideal ring", "ms"])
+        for what, found in measure(model, workers).items():
+            ring = 2 * (workers - 1) / workers * found["bytes"]
+            volumes = [f"{value / 2**20:.2f}" for value in (found["sent"], ring)]
+            rows.append([workers, what, found["messages"], *volumes, f"{1000 * found['seconds']:.0f}"])
+    table(rows, ["workers", "of a step", "messages", "MiB sent", "MiB, ideal ring", "ms"])
 
 
 def measure(model, workers):
@@ -89,30 +89,48 @@ def measure(model, workers):
 
 
 def worker(network, result):
-    """Be one worker: average gradients of the network's size as a training step does; worker 0 writes what it cost."""
+    """Be one worker: send messages of the network's sizes as a training step does; worker 0 writes what they cost."""
     select_device("CPU")
     workers = parallel.start()
     parameters = network.trainable_params()
-    tensors = [Tensor(np.ones(parameter.shape, np.float32)) for parameter in parameters]
     reducer = workers.gradient_reducer(parameters)
+    norms = [cell for _, cell in network.cells_and_names() if isinstance(cell, nn.BatchNorm2d)]
 
     @jit
-    def reduce(*tensors):
+    def average_gradients(*tensors):
         return reducer(tensors)
 
-    reduce(*tensors)[-1].asnumpy()
-    workers.sum([0])  # all are here
-    sent, begin = loopback_bytes(), time.perf_counter()
-    for _ in range(STEPS):
-        reduce(*tensors)[-1].asnumpy()
-    workers.sum([0])
+    @jit
+    def add_statistics(*tensors):
+        sums = ()
+        for tensor in tensors:
+            sums += (workers.all_reduce(tensor),)
+        return sums
+
+    gradients = [Tensor(np.ones(parameter.shape, np.float32)) for parameter in parameters]
+    statistics = [Tensor(np.ones(2 * cell.num_features, np.float32)) for cell in norms] * 2  # there and back
     found = {
-        "gradient_bytes": sum(tensor.nbytes for tensor in tensors),
-        "seconds": (time.perf_counter() - begin) / STEPS,
-        "sent": (loopback_bytes() - sent) / STEPS / workers.size,
+        "gradients": cost(average_gradients, gradients, workers),
+        "BatchNorm": cost(add_statistics, statistics, workers),
     }
     if workers.rank == 0:
         Path(result).write_text(json.dumps(found))
+
+
+def cost(function, tensors, workers):
+    """Bytes that a worker sends for one call, and the seconds it takes."""
+    function(*tensors)[-1].asnumpy()
+    workers.sum([0])  # all are here
+    sent, begin = loopback_bytes(), time.perf_counter()
+    for _ in range(STEPS):
+        function(*tensors)[-1].asnumpy()
+    workers.sum([0])
+    return {
+        "messages": len(tensors),
+        "bytes": sum(tensor.nbytes for tensor in tensors),
+        "seconds": (time.perf_counter() - begin) / STEPS,
+        "sent": (loopback_bytes() - sent) / STEPS / workers.size,
+    }
 
 
 def loopback_bytes():
@@ -132,9 +150,9 @@ def main():
     if arguments.measure:
         worker(network, arguments.measure)
         return
-    start(f"{arguments.model}: rank term of one mask update, and gradients of one step, by the number of workers")
+    start(f"{arguments.model}: rank term of one mask update, and messages of one step, by the number of workers")
     rank_term(network, arguments.repeats)
-    gradients(arguments.model)
+    messages(arguments.model)
 
 
 if __name__ == "__main__":
