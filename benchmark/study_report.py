@@ -29,6 +29,8 @@ def write_report(results, folder):
     for data in _unique(result["data"] for result in results):
         for part in ("methods", "ablation"):
             chosen = [result for result in results if result["data"] == data and result["part"] == part]
+            if chosen and part == "methods":
+                text += [f"## {data}: last top-1 % at a glance", "", summary(chosen), ""]
             if chosen:
                 base = [result for result in results if result["data"] == data and result["name"] == BASELINE]
                 text += [f"## {data}: {part}", "", table(chosen, base), ""]
@@ -45,6 +47,17 @@ def groups(results):
         together[result["settings"].get("sparsity", 0.0), result["name"]].append(result)
     order = list(together)
     return {key: together[key] for key in sorted(order, key=lambda key: (key[0], order.index(key)))}
+
+
+def summary(results):
+    """Last top-1 by method (row) and sparsity (column), as Markdown."""
+    cells = {key: spread([member["last"]["top1"] for member in members], 2) for key, members in groups(results).items()}
+    sparsities = sorted({sparsity for sparsity, _ in cells})
+    rows = [
+        [name, *(cells.get((sparsity, name), "") for sparsity in sparsities)] for name in _unique(n for _, n in cells)
+    ]
+    headers = ["method", *(f"{100 * sparsity:g} %" for sparsity in sparsities)]
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
 def table(results, base):

@@ -1,6 +1,7 @@
 """The comparison study: its data, its list of runs, restarting it, and its report."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import make_characters
 import study_report
 
 from src.data import build_dataset
+
+STUDY = compare_methods.STUDY
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +102,31 @@ def test_the_table_holds_means_deviations_and_paired_differences():
     assert cells[:5] == ["98", "rpg", "3", "2", "82.00 +- 0.87"]
     interval = stats.ttest_rel(accuracies["rpg"], accuracies["gap"]).confidence_interval(0.95)
     assert cells[-1] == f"{1.0:+.2f} +- {interval.high - 1.0:.2f}"
+
+
+def test_the_summary_has_a_cell_for_every_method_and_sparsity():
+    runs = [run for run in compare_methods.main_part("digits") if run.seed < 2]
+    lines = study_report.summary([result_of(run, 90.0 + run.seed) for run in runs]).splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert rows[0] == ["method", "0 %", "95 %", "98 %", "99 %"]
+    assert rows[2] == ["dense", "90.50 +- 0.71", "", "", ""]
+    assert rows[3:] == [[name, "", *["90.50 +- 0.71"] * 3] for name in compare_methods.METHODS]
+
+
+def test_the_committed_tables_come_from_the_committed_results(tmp_path):
+    study_report.write_report(compare_methods.read_results(STUDY / "results.jsonl"), tmp_path)
+    assert (tmp_path / "tables.md").read_text() == (STUDY / "tables.md").read_text()
+
+
+def test_every_figure_of_the_text_is_in_the_tables():
+    """Whatever has two decimals, and every row of a table, word for word."""
+    text, tables = (STUDY.with_suffix(".md").read_text(), (STUDY / "tables.md").read_text())
+    figures = re.findall(r"[+-]?\d+\.\d\d+(?: \+- \d+\.\d+)?", text)
+    rows = [line for line in text.splitlines() if line.startswith("|") and not line.startswith("|-")]
+    assert len(figures) > 20
+    assert len(rows) > 10
+    assert [figure for figure in figures if figure not in tables] == []
+    assert [row for row in rows if row not in tables] == []
 
 
 def test_the_report_is_made_from_results_alone(tmp_path):
