@@ -19,14 +19,14 @@ def main():
     select_device("CPU")
     settings = {"epoch_size": 91, "update_interval": 5, "update_end": 0.95, "save_steps": 50, "lr": 0.05}
     trainer = Trainer(resolve({**settings, "output_path": sys.argv[1]}))
-    save_if_due, process = trainer._save_if_due, psutil.Process()
+    save_if_due, process = trainer.saver.save_if_due, psutil.Process()
 
     def save_and_measure():
         save_if_due()
         if trainer.step.step % 100 == 1:
             sys.__stdout__.write(f"{trainer.step.step} {process.memory_info().rss / 2**20:.2f}\n")
 
-    trainer._save_if_due = save_and_measure
+    trainer.saver.save_if_due = save_and_measure
     sys.stdout = sys.stderr  # the epochs' lines
     trainer.run()
 

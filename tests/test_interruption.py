@@ -380,4 +380,4 @@ def test_a_best_network_that_ran_ahead_of_the_state_is_replaced(again):
     (folder / "resume.ckpt").unlink()  # the copy before it lies within the last epoch
     trainer = Trainer(config)
     trainer.run()
-    assert trainer.folder.best_epoch() == trainer.best["epoch"] == 6
+    assert trainer.folder.best_epoch() == trainer.progress.best["epoch"] == 6
