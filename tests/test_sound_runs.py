@@ -57,6 +57,17 @@ def test_what_is_not_finite_stops_the_run_and_leaves_the_last_epoch(small_run, n
     assert all(np.isfinite(tensor).all() for tensor in read_checkpoint(trainer.folder.resume)[0].values())
 
 
+def test_what_is_not_finite_is_not_saved_between_steps_either(small_run):
+    trainer = Trainer(small_run(save_steps=1))
+    poison(trainer, 2, "classifier.bias", np.nan)
+    with pytest.raises(InputError, match=r"training: step 2: "):
+        trainer.run()
+    for path, step in ((trainer.folder.resume, 1), (trainer.folder.previous, 0)):
+        arrays, progress = read_checkpoint(path)
+        assert progress["step"] == step
+        assert all(np.isfinite(array).all() for array in arrays.values())
+
+
 def test_a_mask_update_changes_nothing_by_gradients_that_are_not_finite(small_run):
     trainer = Trainer(small_run())
     poison(trainer, 3, "layer2.0.bn1.gamma", np.inf)  # the update comes at step 4
