@@ -379,7 +379,10 @@ def test_a_best_network_that_ran_ahead_of_the_state_is_replaced(again):
     arrays, description = read_checkpoint(folder / "best.ckpt")
     write_checkpoint(folder / "best.ckpt", arrays, {**description, "epoch": 99})
     (folder / "resume.ckpt").unlink()  # the copy before it lies within the last epoch
+    previous = previous_of(folder / "resume.ckpt")
+    arrays, progress = read_checkpoint(previous)
+    write_checkpoint(previous, arrays, {**progress, "best": {"epoch": 5, "top1": 50.0, "top5": 90.0, "loss": 1.0}})
     trainer = Trainer(config)
-    trainer.evaluate = lambda data: Scores(0.0, 0.0, 9.0, 360)  # not as good as the best that the state knows of
+    trainer.evaluate = lambda data: Scores(0.0, 0.0, 9.0, 360)  # not as good as that
     trainer.run()
     assert trainer.folder.best_epoch() == trainer.progress.best["epoch"] == 6
