@@ -9,6 +9,7 @@ from scipy import stats
 from tabulate import tabulate
 
 BASELINE = "gap"  # the same pruning without the rank term: what every other line is paired with
+RECIPE = (BASELINE, "rpg", "rpg, every step")
 COLUMNS = (
     ("last top-1 %", lambda result: result["last"]["top1"], 2),
     ("best top-1 %", lambda result: result["best"]["top1"], 2),
@@ -29,6 +30,11 @@ def write_report(results, folder):
     for data in _unique(result["data"] for result in results):
         for part in ("methods", "ablation"):
             chosen = [result for result in results if result["data"] == data and result["part"] == part]
+            if chosen and part == "ablation":  # beside what the recipe itself gives
+                sparsities = {result["settings"]["sparsity"] for result in chosen}
+                chosen = [
+                    r for r in results if r["data"] == data and r["name"] in RECIPE and at(r) in sparsities
+                ] + chosen
             if chosen and part == "methods":
                 text += [f"## {data}: last top-1 % at a glance", "", summary(chosen), ""]
             if chosen:
@@ -40,11 +46,16 @@ def write_report(results, folder):
     draw(methods, "average tail-energy rank, relative", COLUMNS[3][1], folder / "rank.png")
 
 
+def at(result):
+    """The sparsity that a run was made for; 0 for dense training."""
+    return result["settings"].get("sparsity", 0.0)
+
+
 def groups(results):
     """Lines of one configuration together: (sparsity, name) -> results, by sparsity, then in order of appearance."""
     together = defaultdict(list)
     for result in results:
-        together[result["settings"].get("sparsity", 0.0), result["name"]].append(result)
+        together[at(result), result["name"]].append(result)
     order = list(together)
     return {key: together[key] for key in sorted(order, key=lambda key: (key[0], order.index(key)))}
 
@@ -68,7 +79,7 @@ def table(results, base):
         row = [f"{100 * sparsity:g}", name, len(members), " ".join(f"{share:g}" for share in sorted(left))]
         for _, value, digits in COLUMNS:
             row.append(spread([value(member) for member in members], digits))
-        rows.append([*row, paired(members, [line for line in base if line["settings"].get("sparsity") == sparsity])])
+        rows.append([*row, paired(members, [line for line in base if at(line) == sparsity])])
     headers = ["sparsity %", "method", "n", "weights left %", *(title for title, _, _ in COLUMNS), "difference to gap"]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
