@@ -113,11 +113,13 @@ def draw(results, title, value, path):
         chosen = [result for result in results if result["data"] == data]
         grouped = groups(chosen)
         sparsities = sorted({sparsity for sparsity, _ in grouped if sparsity})
-        for method in _unique(name for sparsity, name in grouped if sparsity):
+        methods = _unique(name for sparsity, name in grouped if sparsity)
+        for index, method in enumerate(methods):
+            beside = np.arange(len(sparsities)) + 0.05 * (index - (len(methods) - 1) / 2)  # else they hide each other
             samples = [[value(m) for m in grouped.get((sparsity, method), [])] for sparsity in sparsities]
             means = [np.mean(sample) if sample else np.nan for sample in samples]
             errors = [np.std(sample, ddof=1) if len(sample) > 1 else 0 for sample in samples]
-            axes.errorbar(range(len(sparsities)), means, errors, marker="o", capsize=3, label=method)
+            axes.errorbar(beside, means, errors, marker="o", capsize=3, label=method)
         dense = [value(result) for result in chosen if result["name"] == "dense"]
         if dense:
             axes.axhline(np.mean(dense), color="grey", linestyle="--", label="dense")
