@@ -68,7 +68,7 @@ def ablation(data):
 
     The recipe itself has lambda 0.5 and eta 0.1, and 0.1 and 0.1 in every step; see `main_part`.
     """
-    pairs = ((0.1, 0.1), (2.0, 0.1), (8.0, 0.1), (0.5, 0.3), (2.0, 0.3))
+    pairs = ((2.0, 0.1), (8.0, 0.1), (0.5, 0.3), (2.0, 0.3))
     at_updates = [{"rank_weight": weight, "tail_energy": eta} for weight, eta in pairs]
     in_steps = [{"rank_weight": weight, "rank_interval": 1} for weight in (0.5, 2.0)]
     pruning = [{"drop_fraction": alpha} for alpha in (0.1, 0.5)]
