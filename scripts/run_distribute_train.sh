@@ -135,6 +135,13 @@ fi
     read -r process code < <(sed -n \
         's/.*Worker process \([0-9]*\) exit with exception\. Error code: \(-\{0,1\}[0-9]*\)\..*/\1 \2/p' "$launcher") || true
     failed=$(grep -l -s "^worker [0-9]* of $workers, process ${process:-none}$" "${own[@]}" | head -n 1) || true
+    # A worker that waits for one of another host fails with its message, as a rule before it is told to end (-15).
+    if [ -n "$failed" ] && grep -q 'RuntimeError: .*\(cluster is error\|AllReduce\|AllGather\)' "$failed"; then
+        if [ -z "$lost" ] && [ "$nodes" = 2 ]; then # it can only be the other host
+            lost=$(((1 - node_rank) * device_num))
+        fi
+        [ -z "$lost" ] || code=-15
+    fi
     if [ "${code:-}" = -15 ] && [ -n "$lost" ]; then
         echo "error: worker $lost of $workers does not answer any more; its host or the network failed"
     elif [ -n "$failed" ]; then
