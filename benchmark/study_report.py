@@ -32,9 +32,8 @@ def write_report(results, folder):
             chosen = [result for result in results if result["data"] == data and result["part"] == part]
             if chosen and part == "ablation":  # beside what the recipe itself gives
                 sparsities = {result["settings"]["sparsity"] for result in chosen}
-                chosen = [
-                    r for r in results if r["data"] == data and r["name"] in RECIPE and at(r) in sparsities
-                ] + chosen
+                recipe = [result for result in results if result["data"] == data and result["name"] in RECIPE]
+                chosen = [result for result in recipe if at(result) in sparsities] + chosen
             if chosen and part == "methods":
                 text += [f"## {data}: last top-1 % at a glance", "", summary(chosen), ""]
             if chosen:

@@ -33,7 +33,7 @@ class Trainer:
         self.workers = workers
         self.folder = RunFolder(config.output_path)
         self.parts = parts = build_parts(config, workers)
-        self.network, self.optimizer, self.pruner, self.step = parts.network, parts.optimizer, parts.pruner, parts.step
+        self.network, self.pruner, self.step = parts.network, parts.pruner, parts.step
         self.schedule, self.rates, self.average = parts.schedule, parts.rates, parts.average
         self.total_steps, self.steps_per_epoch = parts.total_steps, parts.data.steps_per_epoch
         self.statistics = _statistics(self.network, self.average)
