@@ -30,6 +30,7 @@ SPARSITIES = (0.95, 0.98, 0.99)
 METHODS = {
     "magnitude": {"method": "magnitude"},
     "gmp": {"method": "gmp"},
+    "set": {"method": "set"},
     "rigl": {"method": "rigl"},
     "gap": {"method": "gap"},
     "rpg": {"method": "rpg"},

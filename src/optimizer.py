@@ -6,11 +6,14 @@ from mindspore import nn
 
 
 def learning_rates(peak, total_steps, warmup_steps):
-    """The learning rate of each step: a cosine from `peak` to 0, times a linear ramp over the warm-up."""
-    return [
-        peak * min(1.0, (step + 1) / max(warmup_steps, 1)) * (1 + math.cos(math.pi * step / total_steps)) / 2
-        for step in range(total_steps)
-    ]
+    """The learning rate of each step: a linear ramp up to `peak`, then a cosine from `peak` to 0 over what remains.
+
+    That is the released schedule. Step `warmup_steps` - 1 and the one after it both have `peak`; a warm-up as long as
+    the run leaves the ramp alone.
+    """
+    ramp = [peak * (step + 1) / warmup_steps for step in range(min(warmup_steps, total_steps))]
+    rest = total_steps - len(ramp)
+    return ramp + [peak * (1 + math.cos(math.pi * step / rest)) / 2 for step in range(rest)]
 
 
 def build_optimizer(network, rates, momentum, nesterov, weight_decay):

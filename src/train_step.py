@@ -63,7 +63,8 @@ class TrainStep:
     Three kinds of step, each compiled once:
       plain   masked gradient of the task, one optimiser step, all in one graph
       ranked  the same with the gradient of task + lambda * rank term
-      update  the dense gradient of task + lambda * rank term goes to the pruner; no optimiser step
+      update  the dense gradient of task + lambda * rank term goes to the pruner; an optimiser step follows only where
+              the schedule says so (`trains_at_updates`)
 
     Every worker decides the same masks from the same averaged gradients; each update compares them all the same, and
     raises RuntimeError on all workers if they differ. last_rank_loss, loss_sum and rank_failures are this worker's own.
@@ -102,7 +103,7 @@ class TrainStep:
         self._objective_gradients = None
         if objective is not None:
             self._objective_gradients = value_and_grad(objective.terms, optimizer.parameters, scale, has_aux=True)
-        self._plain, self._apply, self._whole, self._accumulate, self._note = self._compile()
+        self._plain, self._apply, self._train, self._whole, self._accumulate, self._note = self._compile()
         if pruner is not None:
             position = {parameter.name: index for index, parameter in enumerate(optimizer.parameters)}
             self._pruned = [position[weight.name] for weight in pruner.weights]
@@ -118,7 +119,9 @@ class TrainStep:
     def __call__(self, *batch):
         self.step += 1
         if self.pruner is not None and self.pruner.is_update(self.step):
-            return self._update(*self._finite_gradients(*batch))
+            loss, gradients = self._finite_gradients(*batch)
+            self._update(loss, gradients)
+            return self._train(loss, *gradients) if self.pruner.schedule.trains_at_updates else self._skip(loss)
         batch = self._last_part(*batch)
         if self.rank_interval and self.step % self.rank_interval == 0:
             loss, gradients = self._dense_gradients(*batch)
@@ -151,12 +154,15 @@ class TrainStep:
             self.scale.adjust(Tensor(False))
 
     def _update(self, loss, gradients):
-        """A mask update takes the place of the optimiser step; the learning rate moves on all the same."""
+        """A mask update. Whether an optimiser step follows it or not, the gradients are those of before."""
         self._note(loss, *gradients)
         self.watch.check()
         self.last_update = self.pruner.update(self.step, [gradients[i] for i in self._pruned], self._momentum)
         if self.workers.size > 1:
             self.workers.check_equal(digest_of(map(np.packbits, self.pruner.masks)), f"masks after step {self.step}")
+
+    def _skip(self, loss):
+        """In place of an optimiser step: the learning rate moves on all the same."""
         ops.assign_add(self.optimizer.global_step, Tensor([1], ms.int32))
         ops.assign_add(self.loss_sum, loss)
         return loss
@@ -168,8 +174,8 @@ class TrainStep:
         return tuple(masks.get(parameter.name, one) for parameter in self.optimizer.parameters)
 
     def _compile(self):
-        """The compiled pieces of a step: plain step; second half of a ranked step; means for an update; accumulation;
-        the watch over an update's numbers.
+        """The compiled pieces of a step: plain step; second half of a ranked step; the same from gradients that are
+        means already; means for an update; accumulation; the watch over an update's numbers.
 
         Masked gradients and masked momentum leave a zero weight at zero, weight decay included, so the weights
         themselves need no masking between updates.
@@ -188,7 +194,6 @@ class TrainStep:
             return loss, gradients
 
         def finish(loss, gradients):
-            loss, gradients = average(loss, gradients)
             if masks is not None:
                 gradients = hyper_map(_multiply, gradients, masks)
             loss = ops.depend(loss, watch.note(step, loss, gradients))
@@ -197,11 +202,14 @@ class TrainStep:
 
         @ms.jit
         def plain(*batch):
-            loss, gradients = task_gradients(*batch)
-            return finish(loss, gradients)
+            return finish(*average(*task_gradients(*batch)))
 
         @ms.jit
         def apply(loss, *gradients):
+            return finish(*average(loss, gradients))
+
+        @ms.jit
+        def train_on(loss, *gradients):
             return finish(loss, gradients)
 
         @ms.jit
@@ -218,7 +226,7 @@ class TrainStep:
             return watch.note(step, loss, gradients)
 
         alone = accumulator is None and reducer is None
-        return plain, apply, _unchanged if alone else whole, accumulate, note
+        return plain, apply, train_on, _unchanged if alone else whole, accumulate, note
 
     def _optimize(self):
         """A function of (gradients) for use in a graph: one optimiser step, and what goes with it."""

@@ -102,7 +102,7 @@ def test_no_step_recompiles_after_the_first_of_its_kind():
 
 
 def test_an_update_takes_the_place_of_an_optimiser_step():
-    run = Run(drop=0.0, density=0.5)
+    run = Run(drop=0.3, density=0.5)
     batches = iter(run.train())
     for _ in range(INTERVAL - 1):
         next(batches)
@@ -111,6 +111,39 @@ def test_an_update_takes_the_place_of_an_optimiser_step():
     for old, new, mask in zip(before, run.weights(), run.pruner.masks):
         assert np.array_equal(new, old * mask)  # pruned, but not trained
     assert np.array_equal(bias, run.network.dense.bias.asnumpy())
+    assert int(run.optimizer.global_step.asnumpy()[0]) == run.step.step == INTERVAL
+
+
+@pytest.mark.parametrize("objective", [{"rank_weight": 0}, {"rank_weight": 0.5}], ids=str)
+def test_without_drop_and_grow_an_update_trains_too_by_the_gradients_of_before(objective):
+    """As released for alpha 0: masks first, then momentum 0.9, decay and learning rate on what they leave."""
+    run = Run(drop=0.0, density=0.5, **objective)
+    for batch in run.batches[: INTERVAL - 1]:
+        run.step(*batch)
+    weights, momentum = ([array.copy() for array in arrays] for arrays in (run.weights(), run.momentum()))
+    loss_sum = float(run.step.loss_sum)
+    images, labels = run.batches[INTERVAL - 1]
+    loss_fn = nn.CrossEntropyLoss()
+
+    def objective_of(images, labels):
+        task = loss_fn(run.network(images), labels)
+        if not run.step._objective_gradients:
+            return task
+        return task + 0.5 * build_rank_term("gram", 0.2)(*convolution_weights(run.network))
+
+    statistics = [p.asnumpy().copy() for p in run.network.untrainable_params()]
+    gradients = ms.value_and_grad(objective_of, None, run.pruner.weights)(images, labels)[1]
+    for parameter, value in zip(run.network.untrainable_params(), statistics):  # that forward pass moved BatchNorm's
+        ops.assign(parameter, ms.Tensor(value))
+
+    loss = float(run.step(images, labels))
+    for old, new, velocity, gradient, mask in zip(weights, run.weights(), momentum, gradients, run.pruner.masks):
+        velocity = 0.9 * velocity * mask + (gradient.asnumpy() + 1e-2 * old) * mask
+        expected = old * mask - run.rates[INTERVAL - 1] * velocity
+        np.testing.assert_allclose(new, expected, atol=1e-6)
+        assert not np.allclose(new, old * mask, atol=1e-6)
+    assert run.pruner.kept < sum(weight.size for weight in weights)
+    assert float(run.step.loss_sum) == pytest.approx(loss_sum + loss)
     assert int(run.optimizer.global_step.asnumpy()[0]) == run.step.step == INTERVAL
 
 

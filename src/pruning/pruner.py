@@ -89,7 +89,7 @@ class Pruner:
                 ops.assign(weight, weight * mask + 0.0)  # adding zero turns -0 into 0
 
     def is_update(self, step):
-        """Whether a mask update takes the place of optimiser step `step` (counted from 1)."""
+        """Whether masks are updated at `step` (counted from 1)."""
         return self.schedule.is_update(step)
 
     def update(self, step, gradients, momentum):

@@ -9,7 +9,7 @@ class PruningSchedule:
     """The stateless schedule of gradual pruning with drop and grow.
 
     Steps are counted from 1; `total_steps` is T. Every `interval` (dT) steps, up to `end` * T, one mask update takes
-    the place of an optimiser step. The updates inside `window` * T lower the global density; later ones only move
+    the place of an optimiser step (see `trains_at_updates`). The updates inside `window` * T lower the global density; later ones only move
     weights around. All methods are pure functions of the step, so a resumed run continues where it stopped.
 
     Raises ValueError if no update fits into the window, naming the numbers.
@@ -49,8 +49,15 @@ class PruningSchedule:
         """T_end: the last step at which a mask may change."""
         return max(self._steps(self.end), self.last_pruning_step)
 
+    @property
+    def trains_at_updates(self):
+        """Whether an optimiser step follows each mask update, on the gradients of before; as in the released code, where
+        nothing is dropped and regrown (alpha 0).
+        """
+        return self.drop_fraction == 0
+
     def is_update(self, step):
-        """Whether a mask update takes the place of optimiser step `step`."""
+        """Whether masks are updated at `step`."""
         return 0 < step <= self.end_step and step % self.interval == 0
 
     def lowers_density(self, step):
