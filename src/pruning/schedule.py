@@ -9,8 +9,9 @@ class PruningSchedule:
     """The stateless schedule of gradual pruning with drop and grow.
 
     Steps are counted from 1; `total_steps` is T. Every `interval` (dT) steps, up to `end` * T, one mask update takes
-    the place of an optimiser step (see `trains_at_updates`). The updates inside `window` * T lower the global density; later ones only move
-    weights around. All methods are pure functions of the step, so a resumed run continues where it stopped.
+    the place of an optimiser step (but see `trains_at_updates`). The updates inside `window` * T lower the global
+    density; later ones only move weights around. All methods are pure functions of the step, so a resumed run continues
+    where it stopped.
 
     Raises ValueError if no update fits into the window, naming the numbers.
     """
@@ -51,7 +52,7 @@ class PruningSchedule:
 
     @property
     def trains_at_updates(self):
-        """Whether an optimiser step follows each mask update, on the gradients of before; as in the released code, where
+        """Whether an optimiser step follows each mask update, on the gradients of before: as in the released code, if
         nothing is dropped and regrown (alpha 0).
         """
         return self.drop_fraction == 0
