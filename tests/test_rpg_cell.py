@@ -5,8 +5,13 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
+from src.build import build_step
+from src.config import resolve
+from src.library import RPG
 from src.low_rank import layer_term
+from src.parallel import SINGLE
 from src.rpg_cell import GramRankTerm, RPGWithLossCell, SVDRankTerm, build_rank_term
+from tests.streams import random_batches
 
 SHAPES = [(8, 4, 3, 3), (32, 4, 1, 1), (1, 5, 3, 3), (5, 16, 3, 3)]
 
@@ -87,3 +92,37 @@ def test_objective_is_task_plus_lambda_times_rank(solver, rng):
     assert float(total) == pytest.approx(float(task(images, labels)) + 2.5 * term.loss, rel=1e-5)
     assert np.allclose(gradient.asnumpy(), 0.5 + 2.5 * term.gradient, atol=1e-6)
     assert weight.name == "weight"  # wrapping renames nothing: checkpoints keep the network's own keys
+
+
+class Small(nn.Cell):
+    """Two convolutions and two dense layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 6, 3, stride=2)
+        self.hidden, self.head = nn.Dense(6, 8), nn.Dense(8, 4)
+
+    def construct(self, x):
+        x = self.second(ops.relu(self.first(x))).mean((2, 3))
+        return self.head(ops.relu(self.hidden(x)))
+
+
+def step_of_a_run(network, optimizer):
+    config = resolve({"rank_interval": 1, "tail_energy": 0.3})
+    return build_step(config, network, optimizer, None, None, None, SINGLE)
+
+
+def step_of_the_library(network, optimizer):
+    pruning = RPG(network, 12, update_interval=2, rank_interval=1, tail_energy=0.3)
+    return pruning.train_step(nn.CrossEntropyLoss(), optimizer).inner
+
+
+@pytest.mark.parametrize("build", [step_of_a_run, step_of_the_library])
+def test_the_rank_term_of_a_network_is_that_of_its_convolutions_alone(build):
+    ms.set_seed(0)
+    network = Small()
+    convolutions = [network.first.weight.asnumpy().copy(), network.second.weight.asnumpy().copy()]
+    step = build(network, nn.SGD(network.trainable_params(), 0.01))
+    step(*random_batches(1)[0])
+    expected = np.mean([layer_term(weight, 0.3).loss for weight in convolutions])
+    assert float(step.last_rank_loss) == pytest.approx(expected, rel=1e-5)
