@@ -35,10 +35,7 @@ class Oracle:
 
     def update(self, step, weights, gradients, momentum):
         """(weights, momentum) after the update; `alive` is what its masks keep."""
-        if step <= WINDOW * TOTAL:
-            within = self.threshold(step, weights)
-        else:
-            within = self.alive
+        within = self.threshold(step, weights) if step <= WINDOW * TOTAL else self.alive
         share = ALPHA / 2 * (1 + math.cos(math.pi * step / (END * TOTAL)))
         new_weights, new_momentum = [], []
         for layer, keep in enumerate(within):
@@ -65,7 +62,7 @@ class Oracle:
         return within
 
     def one_threshold(self, total, weights):
-        """From the largest of all living weights down, unless the places left are needed by layers below their floor."""
+        """From the largest living weight down, unless the places left are needed by layers below their floor."""
         ranked = [(-abs(weights[layer][i]), layer, i) for layer, alive in enumerate(self.alive) for i in alive]
         within = [set() for _ in self.sizes]
         for _, layer, i in sorted(ranked):

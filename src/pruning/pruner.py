@@ -100,22 +100,23 @@ class Pruner:
         """
         values = [weight.asnumpy() for weight in self.weights]
         kept = self._kept_masks(step, values)
-        fraction = self.schedule.drop_fraction_at(step)
         random = np.random.default_rng((self.seed, step)) if self.growth == "random" else None
 
         def renew(layer):
-            value, mask, gradient = layer
+            value, mask, gradient, count = layer
             scores = np.abs(gradient.asnumpy()) if random is None else gradient
-            return drop_and_grow(value, mask, scores, int(fraction * np.count_nonzero(mask)))
+            return drop_and_grow(value, mask, scores, count)
 
         if random is not None:
             gradients = [random.random(value.shape, np.float32) for value in values]
-        updates = each(renew, list(zip(values, kept, gradients)), cost=lambda layer: layer[0].size)
+        layers = zip(values, kept, gradients, self._drop_counts(step, kept))
+        updates = each(renew, list(layers), cost=lambda layer: layer[0].size)
         changed = sum(np.count_nonzero(new.mask != mask) for new, mask in zip(updates, self.masks))
         lost = [mask.any() and not new.mask.any() for new, mask in zip(updates, self.masks)]
         collapsed = tuple(weight.name for weight, gone in zip(self.weights, lost) if gone)
         for index, new in enumerate(updates):
             self._apply(index, new, momentum[index])
+        fraction = self.schedule.drop_fraction_at(step)
         return UpdateRecord(step, self.density, fraction, self.kept, changed, collapsed)
 
     @property
@@ -161,6 +162,11 @@ class Pruner:
             for index, mask in zip(group.indices, self._kept_of(group, *zip(*layers), step)):
                 kept[index] = mask
         return kept
+
+    def _drop_counts(self, step, kept):
+        """How many weights each layer drops and regrows, of those that its mask within the budget keeps."""
+        fraction = self.schedule.drop_fraction_at(step)
+        return [int(fraction * np.count_nonzero(mask)) for mask in kept]
 
     def _kept_of(self, group, values, masks, step):
         least = self._least_of(group, step)
