@@ -13,7 +13,7 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 
 import src
 from src.errors import InputError
-from src.library import RPG
+from src.library import RPG, _difference
 from src.pruning.layers import choose_rank_weights, choose_weights
 from src.pruning.settings import PruningSettings
 from src.train_step import optimizer_state
@@ -287,7 +287,8 @@ def test_a_run_continues_bit_for_bit_and_only_with_its_own_settings(tmp_path):
 
     _, other, _ = build(adam, sparsity=0.8, exclude=["head"])
     before = other.pruner.weights[0].asnumpy().copy()
-    with pytest.raises(InputError, match="other settings: weights, sparsity"):
+    says = r"other settings: weights was 4 with head\.weight, is 3; sparsity was 0\.9, is 0\.8$"
+    with pytest.raises(InputError, match=says):
         other.restore(tmp_path / "state.ckpt")
     assert np.array_equal(other.pruner.weights[0].asnumpy(), before)
 
@@ -360,14 +361,63 @@ def test_what_cannot_train_is_named():
     foreign = ms.experimental.optim.AdamW(network.trainable_params())
     with pytest.raises(InputError, match=r"AdamW is not an optimiser of mindspore\.nn"):
         pruning.train_step(nn.CrossEntropyLoss(), foreign)
-    with pytest.raises(RuntimeError, match="masks keep 336 weights instead of 7"):
-        pruning.check()
     try:
         ms.set_context(mode=ms.GRAPH_MODE)
         with pytest.raises(InputError, match="PYNATIVE_MODE"):
             pruning.train_step(nn.CrossEntropyLoss(), nn.SGD(network.trainable_params()))
     finally:
         ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+def test_check_before_the_target_says_where_the_training_stands():
+    pruning, step = build(method="gap")[1:]
+    with pytest.raises(
+        InputError, match=r"at step 0 of 12, and the target density 0\.1 is reached at step 6; train on"
+    ):
+        pruning.check()
+    for _ in range(5):
+        step(*BATCH)
+    with pytest.raises(InputError, match="at step 5 of 12"):
+        pruning.check()
+    step(*BATCH)
+    pruning.check()
+    # Then it is a mistake of the pruner, or weights that were changed by hand.
+    mask = pruning.pruner.masks[-1]
+    mask.ravel()[np.flatnonzero(mask)[0]] = False
+    with pytest.raises(RuntimeError, match="masks keep 33 weights instead of 34"):
+        pruning.check()
+
+
+def test_methods_that_are_sparse_from_the_start_pass_the_check_at_once():
+    build(method="rigl")[1].check()
+
+
+def test_what_is_no_network_and_no_tensor_is_named():
+    with pytest.raises(InputError, match=r"RPG: network: a Cell of mindspore\.nn, not function"):
+        RPG(lambda x: x, 12)
+    with pytest.raises(InputError, match=r"not numpy\.ndarray"):
+        RPG(np.zeros((4, 4)), 12)
+    step = build(method="gap")[2]
+    images, labels = BATCH
+    with pytest.raises(InputError, match=r"part 2 of the batch is numpy\.ndarray; give a mindspore\.Tensor"):
+        step(images, labels.asnumpy())
+    assert step.inner.step == 0
+    assert np.isfinite(float(step(*BATCH)))
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "says"),
+    [
+        (12, 16, "key was 12, is 16"),
+        (None, 0.5, "key was None, is 0.5"),
+        ({}, {"head": 0.5}, "key was {}, is {'head': 0.5}"),
+        (["a", "b"], ["b", "c", "d"], "key was 2 with a, is 3 with c, d"),
+        (["a"], [], "key was 1 with a, is 0"),
+        (["a", "b"], ["b", "a"], "key was ['a', 'b'], is ['b', 'a']"),
+    ],
+)
+def test_both_values_of_a_setting_are_told(was, now, says):
+    assert _difference("key", was, now) == says
 
 
 def test_half_steps_and_half_precision_weights_are_refused():

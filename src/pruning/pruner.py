@@ -125,15 +125,19 @@ class Pruner:
         return sum(np.count_nonzero(mask) for mask in self.masks)
 
     @property
+    def target(self):
+        """Number of weights that are alive at the target density."""
+        return total_budget([mask.size for mask in self.masks], self.schedule.density)
+
+    @property
     def density(self):
         """Share of prunable weights alive, counted from the masks."""
         return self.kept / sum(mask.size for mask in self.masks)
 
     def check(self):
         """Raise RuntimeError unless the masks have the target density and all weights outside them are zero."""
-        target = total_budget([mask.size for mask in self.masks], self.schedule.density)
-        if self.kept != target:
-            raise RuntimeError(f"the masks keep {self.kept} weights instead of {target}")
+        if self.kept != self.target:
+            raise RuntimeError(f"the masks keep {self.kept} weights instead of {self.target}")
         for weight, mask in zip(self.weights, self.masks):
             if weight.asnumpy()[~mask].any():
                 raise RuntimeError(f"{weight.name} has non-zero weights outside its mask")
