@@ -23,7 +23,7 @@ from .finite import check_parameters
 from .parallel import digest_of, joined_workers
 from .pruning.layers import choose_rank_weights, choose_weights, densities_by_index
 from .pruning.methods import METHODS, build_schedule
-from .pruning.pruner import Pruner
+from .pruning.pruner import Pruner, transposed_groups
 from .pruning.settings import PruningSettings, apply_method, complete
 from .report import format_layers, format_summary, sparsity_report
 from .resume import RunState
@@ -116,7 +116,14 @@ class RPG:
         task, objective = TaskLoss(self.network, loss_fn), None
         if self._rank_weights:
             rank_term = build_rank_term(self.settings.rank_solver, self.settings.tail_energy)
-            objective = RPGWithLossCell(task, rank_term, self.settings.rank_weight, self._rank_weights, workers)
+            objective = RPGWithLossCell(
+                task,
+                rank_term,
+                self.settings.rank_weight,
+                self._rank_weights,
+                workers,
+                transposed_groups(self.network),
+            )
         # What is not trained may differ between workers: BatchNorm's moving averages.
         statistics = [p for p in self.network.get_parameters() if not p.requires_grad and p.dtype == ms.float32]
         self._state = RunState(self.network, optimizer, self.pruner, own=statistics, workers=workers)
@@ -160,7 +167,7 @@ class RPG:
     def report(self):
         """Counts and ranks, of every layer and in all, from the weights themselves; see `sparsity_report`."""
         weights = {weight.name: weight.asnumpy() for weight in self.pruner.weights}
-        return sparsity_report(weights, self.settings.tail_energy)
+        return sparsity_report(weights, self.settings.tail_energy, transposed_groups(self.network))
 
     def table(self):
         """The report as text."""

@@ -26,7 +26,9 @@ class UpdateRecord(NamedTuple):
     collapsed: tuple = ()  # names of the weights that lost their last living position
 
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)  # grouped and depthwise ones are Conv2d too; (out, in / groups, ...)
+# Grouped and depthwise ones are of the same classes. Weights are (out, in / groups, *kernel), or transposed.
+TRANSPOSED = (nn.Conv1dTranspose, nn.Conv2dTranspose, nn.Conv3dTranspose)  # (in, out / groups, *kernel)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 
 
 def prunable_layers(network):
@@ -47,6 +49,11 @@ def prunable_weights(network):
 def convolution_weights(network):
     """The weight Parameters that the rank term is taken of."""
     return [cell.weight for _, cell in prunable_layers(network) if isinstance(cell, CONVOLUTIONS)]
+
+
+def transposed_groups(network):
+    """{weight name: groups} of the transposed convolutions, for `low_rank.output_first`."""
+    return {cell.weight.name: cell.group for _, cell in prunable_layers(network) if isinstance(cell, TRANSPOSED)}
 
 
 class Pruner:
