@@ -8,6 +8,7 @@ from src.data import build_dataset
 from src.device import select_device
 from src.errors import InputError, run_program
 from src.evaluation import Evaluator
+from src.pruning.pruner import transposed_groups
 from src.report import format_layers, format_summary, sparsity_report
 from src.trained import load_trained
 
@@ -67,7 +68,8 @@ def evaluate(file, trained, arguments):
         config.dataset, "test", batch_size, config.seed, config.num_workers, data_path, classes=trained.classes
     )
     scores = Evaluator(trained.network, batch_size)(data)
-    return {"ckpt": file, **scores._asdict(), **sparsity_report(trained.weights(), config.tail_energy)}
+    report = sparsity_report(trained.weights(), config.tail_energy, transposed_groups(trained.network))
+    return {"ckpt": file, **scores._asdict(), **report}
 
 
 def format_evaluation(evaluation):

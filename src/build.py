@@ -17,7 +17,7 @@ from .optimizer import build_optimizer, learning_rates
 from .parallel import SINGLE, local_batch_size
 from .pretrained import load_pretrained
 from .pruning.methods import METHODS, build_schedule
-from .pruning.pruner import Pruner, convolution_weights, prunable_weights
+from .pruning.pruner import Pruner, convolution_weights, prunable_weights, transposed_groups
 from .pruning.schedule import PruningSchedule
 from .rpg_cell import RPGWithLossCell, build_rank_term
 from .train_step import TaskLoss, TrainStep
@@ -122,6 +122,8 @@ def build_step(config, network, optimizer, pruner, scale, average, workers):
         rank_term = build_rank_term(config.rank_solver, config.tail_energy)
         # Only the last part of a batch carries the rank term, and the gradients are divided by the parts.
         weight = parts * config.rank_weight
-        objective = RPGWithLossCell(task, rank_term, weight, convolution_weights(network), workers)
+        objective = RPGWithLossCell(
+            task, rank_term, weight, convolution_weights(network), workers, transposed_groups(network)
+        )
     accumulator = GradientAccumulator(optimizer.parameters, parts) if parts > 1 else None
     return TrainStep(task, optimizer, pruner, objective, config.rank_interval, scale, accumulator, average, workers)

@@ -13,6 +13,7 @@ import warnings
 from numbers import Integral
 
 import mindspore as ms
+import numpy as np
 from mindspore import nn
 from pydantic import ValidationError
 
@@ -22,7 +23,7 @@ from .finite import check_parameters
 from .parallel import digest_of, joined_workers
 from .pruning.layers import choose_rank_weights, choose_weights, densities_by_index
 from .pruning.methods import METHODS, build_schedule
-from .pruning.pruner import Pruner
+from .pruning.pruner import Pruner, transposed_groups
 from .pruning.settings import PruningSettings, apply_method, complete
 from .report import format_layers, format_summary, sparsity_report
 from .resume import RunState
@@ -58,6 +59,8 @@ class RPG:
         seed=0,
         **settings,
     ):
+        if not isinstance(network, nn.Cell):
+            raise InputError(f"RPG: network: a Cell of mindspore.nn, not {_kind(network)}")
         self.network = network
         self.settings = _resolve(settings)
         if not isinstance(total_steps, Integral) or total_steps < 1:
@@ -113,7 +116,14 @@ class RPG:
         task, objective = TaskLoss(self.network, loss_fn), None
         if self._rank_weights:
             rank_term = build_rank_term(self.settings.rank_solver, self.settings.tail_energy)
-            objective = RPGWithLossCell(task, rank_term, self.settings.rank_weight, self._rank_weights, workers)
+            objective = RPGWithLossCell(
+                task,
+                rank_term,
+                self.settings.rank_weight,
+                self._rank_weights,
+                workers,
+                transposed_groups(self.network),
+            )
         # What is not trained may differ between workers: BatchNorm's moving averages.
         statistics = [p for p in self.network.get_parameters() if not p.requires_grad and p.dtype == ms.float32]
         self._state = RunState(self.network, optimizer, self.pruner, own=statistics, workers=workers)
@@ -139,8 +149,16 @@ class RPG:
     def check(self):
         """Raise RuntimeError unless the target is met: its number of weights live, and all others are exactly zero.
 
-        Warns of layers without a living weight, which one threshold over all layers may leave behind.
+        Warns of layers without a living weight, which one threshold over all layers may leave behind. Raises
+        InputError while the target has not been reached.
         """
+        schedule, step = self.pruner.schedule, 0 if self._step is None else self._step.step
+        if schedule.density_at(step) != schedule.density:
+            raise InputError(
+                f"check: the training is at step {step} of {schedule.total_steps}, and the target density "
+                f"{schedule.density:g} is reached at step {schedule.last_pruning_step}; train on, or give RPG the "
+                "total_steps that you train"
+            )
         self.pruner.check()
         dead = [name for name, mask in self.masks.items() if not mask.any()]
         if dead:
@@ -149,7 +167,7 @@ class RPG:
     def report(self):
         """Counts and ranks, of every layer and in all, from the weights themselves; see `sparsity_report`."""
         weights = {weight.name: weight.asnumpy() for weight in self.pruner.weights}
-        return sparsity_report(weights, self.settings.tail_energy)
+        return sparsity_report(weights, self.settings.tail_energy, transposed_groups(self.network))
 
     def table(self):
         """The report as text."""
@@ -182,9 +200,9 @@ class RPG:
         saved = progress.pop("recipe", None)
         if saved is None:
             raise InputError(f"{path}: not a file of RPG.save")
-        changed = [key for key, value in self._recipe.items() if saved.get(key) != value]
+        changed = [_difference(key, saved.get(key), now) for key, now in self._recipe.items() if saved.get(key) != now]
         if changed:
-            raise InputError(f"{path}: comes from a run with other settings: {', '.join(changed)}")
+            raise InputError(f"{path}: comes from a run with other settings: {'; '.join(changed)}")
         self._state.load(arrays, path)
         self._step.step = progress["step"]
         self._step.watch.forget()
@@ -205,6 +223,12 @@ class PruningStep(nn.Cell):
         self.inner = inner
 
     def construct(self, *batch):
+        for position, part in enumerate(batch, start=1):
+            if isinstance(part, np.ndarray):
+                raise InputError(
+                    f"training step: part {position} of the batch is {_kind(part)}; give a mindspore.Tensor, as in "
+                    "mindspore.Tensor(part)"
+                )
         if not self.network.training:  # an evaluation in between leaves it so
             self.network.set_train()
         return self.inner(*batch)
@@ -232,6 +256,25 @@ def _first_problem(error):
         close = difflib.get_close_matches(key, PruningSettings.model_fields, n=1)
         return f"unknown setting {key!r}; {f'did you mean {close[0]}?' if close else 'see docs/library.md'}"
     return f"{key}: {problem['msg']}, not {problem['input']!r}"
+
+
+def _difference(key, was, now):
+    """Both values of a setting; of two lists, how long they are and what the other one lacks."""
+    if isinstance(was, list) and isinstance(now, list) and set(was) != set(now):
+        was, now = _beside(was, now), _beside(now, was)
+    else:
+        was, now = repr(was), repr(now)
+    return f"{key} was {was}, is {now}"
+
+
+def _beside(names, others):
+    own = [name for name in names if name not in others]
+    return f"{len(names)} with {', '.join(own)}" if own else f"{len(names)}"
+
+
+def _kind(value):
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
 def _check_optimizer(optimizer, weights):

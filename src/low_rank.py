@@ -1,8 +1,9 @@
 """The rank term of one layer, on the host: best low-rank approximation, loss and gradient.
 
 This is the core of RPG (Tian et al., NeurIPS 2023, Section 3). A convolution weight is read as a matrix M with one
-row per output channel and normalised to Mn = M / ||M||_F. Its best rank-k approximation M_k keeps the k largest
-singular values (Eckart-Young). The layer's term -||Mn - M_k||_F^2 rewards energy in the tail, that is, high rank.
+row per output channel (see `output_first` for transposed convolutions) and normalised to Mn = M / ||M||_F. Its best
+rank-k approximation M_k keeps the k largest singular values (Eckart-Young). The layer's term -||Mn - M_k||_F^2 rewards
+energy in the tail, that is, high rank.
 
 M_k is a constant of the term, so only the tail T = Mn - M_k is needed, and T = P Mn for the projector P on the
 singular directions behind the k-th. P follows from one symmetric eigendecomposition of the smaller Gram matrix,
@@ -41,6 +42,21 @@ def layer_norm(weight):
     if not np.isfinite(norm):  # perhaps only the square overflowed
         norm = float(np.linalg.norm(weight.ravel().astype(np.float64)))
     return norm if np.isfinite(norm) else 0.0
+
+
+def output_first(weight, groups):
+    """A transposed convolution's weight (in, out / groups, *kernel) as (out, in / groups, *kernel), like any other's.
+
+    weight: array or Tensor. The rank term's matrix then has one row per output channel, also where there are groups.
+    """
+    grouped = weight.reshape((groups, weight.shape[0] // groups, *weight.shape[1:]))
+    return grouped.swapaxes(1, 2).reshape(output_first_shape(weight.shape, groups))
+
+
+def output_first_shape(shape, groups):
+    """The shape that `output_first` gives a weight of this one."""
+    inputs, outputs, *kernel = shape
+    return (groups * outputs, inputs // groups, *kernel)
 
 
 def choose_rank(energies, tail_energy):

@@ -48,11 +48,15 @@ def _layers(parts):
         for weight, mask in zip(weights, masks)
     ]
     headers = ["layer", "shape", "weights", "kept at start"]
+    total = ["total", "", *(sum(column) for column in list(zip(*rows))[2:])]
     if parts.pruner is not None:
         for row, count in zip(rows, parts.pruner.least_counts()):
             row.append(count)
-        headers.append("at least at the end" if parts.pruner.distribution == "global" else "kept at the end")
-    rows.append(["total", "", *(sum(column) for column in list(zip(*rows))[2:])])
+        # The global threshold's share for a layer depends on the weights to come; what it leaves in all does not.
+        globally = parts.pruner.distribution == "global"
+        headers.append("kept at the end: layer at least, total exactly" if globally else "kept at the end")
+        total.append(parts.pruner.target)
+    rows.append(total)
     return tabulate(rows, headers, disable_numparse=True)
 
 

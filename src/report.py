@@ -3,17 +3,19 @@
 import numpy as np
 from tabulate import tabulate
 
-from .low_rank import choose_rank, layer_norm
+from .low_rank import choose_rank, layer_norm, output_first
 from .threads import each
 
 
-def layer_report(name, weight, tail_energy):
+def layer_report(name, weight, tail_energy, groups=None):
     """Counts and ranks of one weight array, as a JSON-able dict.
 
     rank is the numerical rank of the (out, in*kh*kw) matrix, tail_rank the rank k whose tail holds about
-    `tail_energy` of the energy; both are at most max_rank = min(rows, columns).
+    `tail_energy` of the energy; both are at most max_rank = min(rows, columns). groups: of a transposed convolution,
+    whose weight has another layout (see `low_rank.output_first`).
     """
-    matrix = weight.reshape(weight.shape[0], -1)
+    outputs = output_first(weight, groups) if groups else weight
+    matrix = outputs.reshape(outputs.shape[0], -1)
     values = np.linalg.svd(matrix.astype(np.float64), compute_uv=False) if layer_norm(weight) else np.zeros(1)
     tolerance = values[0] * max(matrix.shape) * np.finfo(np.float32).eps
     nonzeros = int(np.count_nonzero(weight))
@@ -29,9 +31,17 @@ def layer_report(name, weight, tail_energy):
     }
 
 
-def sparsity_report(weights, tail_energy):
-    """The report of a whole network: sparsity counted from the weights (name -> array), and its per-layer table."""
-    layers = each(lambda item: layer_report(*item, tail_energy), list(weights.items()), cost=lambda item: item[1].size)
+def sparsity_report(weights, tail_energy, transposed):
+    """The report of a whole network: sparsity counted from the weights (name -> array), and its per-layer table.
+
+    transposed: {name: groups} of weights of transposed convolutions.
+    """
+
+    def report(item):
+        name, weight = item
+        return layer_report(name, weight, tail_energy, transposed.get(name))
+
+    layers = each(report, list(weights.items()), cost=lambda item: item[1].size)
     total = sum(layer["weights"] for layer in layers)
     nonzeros = sum(layer["nonzeros"] for layer in layers)
     return {

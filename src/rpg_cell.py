@@ -12,7 +12,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from .low_rank import decomposition_cost, layer_norm, layer_terms
+from .low_rank import decomposition_cost, layer_norm, layer_terms, output_first, output_first_shape
 from .parallel import SINGLE, share_out
 
 
@@ -20,21 +20,23 @@ class RPGWithLossCell(nn.Cell):
     """Task loss plus weighted rank term; differentiate it to get the dense gradient that decides what grows.
 
     task: Cell of a batch -> scalar loss; rank_term: Cell of (*weights) -> scalar; rank_weight: lambda;
-    weights: the convolution weights (Parameters of the task's network) that the rank term is taken of.
+    weights: the convolution weights (Parameters of the task's network) that the rank term is taken of; transposed:
+    {name: groups} of those of transposed convolutions, whose layout is another (see `low_rank.output_first`).
 
     Among several workers each decomposes its own share of the layers only, and its rank term is scaled so that the
     mean over workers is the rank term of the network. The mean of the gradients, taken over workers anyway, then
     is the gradient of the whole.
     """
 
-    def __init__(self, task, rank_term, rank_weight, weights, workers=SINGLE):
+    def __init__(self, task, rank_term, rank_weight, weights, workers=SINGLE, transposed=None):
         super().__init__(auto_prefix=False)
         self.task = task
         self.rank_term = rank_term
         self.rank_weight = rank_weight
         self.weights = list(weights)
         self.workers = workers.size
-        shares = share_out([decomposition_cost(weight.shape) for weight in self.weights], workers.size)
+        self.groups = transposed or {}
+        shares = share_out([self._cost(weight) for weight in self.weights], workers.size)
         self.own = [self.weights[index] for index in shares[workers.rank]]
 
     def construct(self, *batch):
@@ -48,13 +50,23 @@ class RPGWithLossCell(nn.Cell):
     def share(self):
         """This worker's part of the rank term, times the number of workers."""
         if self.workers == 1:
-            return self.rank_term(*self.weights)
+            return self.rank_term(*self._output_first(self.weights))
         if not self.own:  # more workers than layers
             return Tensor(0.0, ms.float32)
         # The solver divides by the layers that take part among its own; the network's mean divides by all of them.
         # Masks and weights are the same on all workers, so each can count for itself.
         own, every = self.rank_term.count(*self.own), self.rank_term.count(*self.weights)
-        return self.rank_term(*self.own) * (self.workers * own / ops.maximum(every, ops.ones_like(every)))
+        return self.rank_term(*self._output_first(self.own)) * (
+            self.workers * own / ops.maximum(every, ops.ones_like(every))
+        )
+
+    def _output_first(self, weights):
+        groups = [self.groups.get(weight.name) for weight in weights]
+        return [output_first(w, g) if g else w for w, g in zip(weights, groups)]
+
+    def _cost(self, weight):
+        groups = self.groups.get(weight.name)
+        return decomposition_cost(output_first_shape(weight.shape, groups) if groups else weight.shape)
 
 
 class SVDRankTerm(nn.Cell):

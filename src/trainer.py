@@ -14,7 +14,7 @@ from .checkpoint import read_checkpoint
 from .data import DATASETS, batches
 from .evaluation import Evaluator
 from .parallel import SINGLE, digest_of, local_batch_size
-from .pruning.pruner import prunable_weights
+from .pruning.pruner import prunable_weights, transposed_groups
 from .report import sparsity_report
 from .resume import recipe_hash
 from .run_folder import RunFolder
@@ -199,7 +199,7 @@ class Trainer:
 
     def _report(self):
         weights = {weight.name: weight.asnumpy() for weight in prunable_weights(self.network)}
-        return sparsity_report(weights, self.config.tail_energy)
+        return sparsity_report(weights, self.config.tail_energy, transposed_groups(self.network))
 
     def _average_statistics(self):
         """Average over workers what is not trained: the moving averages that BatchNorm evaluates with.

@@ -13,7 +13,8 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 
 import src
 from src.errors import InputError
-from src.library import RPG
+from src.library import RPG, _difference
+from src.low_rank import layer_term
 from src.pruning.layers import choose_rank_weights, choose_weights
 from src.pruning.settings import PruningSettings
 from src.train_step import optimizer_state
@@ -155,6 +156,9 @@ def test_weights_and_all_moments_stay_exactly_zero_with_any_optimiser(make_optim
     assert (pruning.pruner.weights[-1].asnumpy()[alive] != started["head.weight"][alive]).all()  # it does train
 
 
+CONVOLUTIONS = ["one.weight", "three.weight", "depthwise.weight", "up.0.weight", "up.1.weight", "up.2.weight"]
+
+
 class Many(nn.Cell):
     """One of each kind of layer; never run."""
 
@@ -163,6 +167,7 @@ class Many(nn.Cell):
         self.one = nn.Conv1d(2, 4, 3)
         self.three = nn.Conv3d(2, 4, 3)
         self.depthwise = nn.Conv2d(4, 4, 3, group=4)
+        self.up = nn.CellList([nn.Conv1dTranspose(2, 4, 3), nn.Conv2dTranspose(2, 4, 3), nn.Conv3dTranspose(2, 4, 3)])
         self.blocks = nn.CellList([nn.Dense(4, 4), nn.Dense(4, 4)])
         self.tied = nn.Dense(4, 4)
         self.tied.weight = self.blocks[0].weight
@@ -176,8 +181,8 @@ class Many(nn.Cell):
 @pytest.mark.parametrize(
     ("include", "exclude", "expected"),
     [
-        (None, (), ["one.weight", "three.weight", "depthwise.weight", "blocks.0.weight", "blocks.1.weight"]),
-        (None, ["blocks.*", "one"], ["three.weight", "depthwise.weight"]),
+        (None, (), [*CONVOLUTIONS, "blocks.0.weight", "blocks.1.weight"]),
+        (None, ["blocks.*", "one", "up.*"], ["three.weight", "depthwise.weight"]),
         (["query", "blocks.?"], (), ["query", "blocks.0.weight", "blocks.1.weight"]),
         (["*"], ["*.weight"], ["query", "embedding.embedding_table"]),
     ],
@@ -191,7 +196,7 @@ def test_layers_are_chosen_by_kind_or_by_name(include, exclude, expected):
 def test_a_shared_weight_counts_once_and_no_dense_layer_takes_part_in_the_rank_term():
     weights = choose_weights(Many())
     assert sum(weight.name == "blocks.0.weight" for weight in weights) == 1
-    assert {w.name for w in choose_rank_weights(Many(), weights)} == {"one.weight", "three.weight", "depthwise.weight"}
+    assert [w.name for w in choose_rank_weights(Many(), weights)] == CONVOLUTIONS
     assert [w.name for w in choose_rank_weights(Many(), weights, ["blocks.1"])] == ["blocks.1.weight"]
 
 
@@ -204,6 +209,44 @@ def test_layers_keep_densities_of_their_own_and_the_total_stays_exact():
         kept.append({name.partition(".")[0]: int(mask.sum()) for name, mask in pruning.masks.items()})
     assert kept[-1] == {"conv": 72, "depthwise": 18, "hidden": 168 - 72 - 18 - 8, "head": 8}
     assert kept[1] == {"conv": 72, "depthwise": 45, "hidden": 105, "head": 32}  # a third of the way, all by powers
+
+
+class Decoder(nn.Cell):
+    """Down by a convolution and up again by transposed ones, whole and grouped."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = nn.Conv2d(1, 8, 3, stride=2)
+        self.up = nn.Conv2dTranspose(8, 4, 4, stride=2)
+        self.grouped = nn.Conv2dTranspose(4, 6, 3, group=2)
+        self.head = nn.Dense(6, 4)
+
+    def construct(self, x):
+        return self.head(ops.relu(self.grouped(ops.relu(self.up(ops.relu(self.down(x)))))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("solver", ["gram", "svd"])
+def test_transposed_convolutions_are_pruned_like_others(solver):
+    _, pruning, step = build(network=Decoder(), rank_solver=solver, rank_interval=1, tail_energy=0.3)
+    weights = {weight.name: weight.asnumpy().copy() for weight in pruning.pruner.weights}
+    assert {name: array.shape for name, array in weights.items()} == {
+        "down.weight": (8, 1, 3, 3),
+        "up.weight": (8, 4, 4, 4),
+        "grouped.weight": (4, 3, 3, 3),
+        "head.weight": (4, 6),
+    }
+    step(*BATCH)
+    grouped = weights["grouped.weight"].reshape(2, 2, 3, 9)
+    rows = [[grouped[group, i, o] for i in range(2)] for group in range(2) for o in range(3)]
+    matrices = [weights["down.weight"], weights["up.weight"].swapaxes(0, 1), np.array(rows)]
+    expected = np.mean([layer_term(matrix, 0.3).loss for matrix in matrices])
+    assert float(step.inner.last_rank_loss) == pytest.approx(expected, rel=1e-5)
+    for _ in range(11):
+        step(*BATCH)
+    pruning.check()
+    report = pruning.report()
+    assert report["nonzeros"] <= pruning.pruner.kept == round(0.1 * (72 + 512 + 108 + 24))
+    assert [layer["max_rank"] for layer in report["layers"]] == [8, 4, 6, 4]
 
 
 class Attention(nn.Cell):
@@ -287,7 +330,8 @@ def test_a_run_continues_bit_for_bit_and_only_with_its_own_settings(tmp_path):
 
     _, other, _ = build(adam, sparsity=0.8, exclude=["head"])
     before = other.pruner.weights[0].asnumpy().copy()
-    with pytest.raises(InputError, match="other settings: weights, sparsity"):
+    says = r"other settings: weights was 4 with head\.weight, is 3; sparsity was 0\.9, is 0\.8$"
+    with pytest.raises(InputError, match=says):
         other.restore(tmp_path / "state.ckpt")
     assert np.array_equal(other.pruner.weights[0].asnumpy(), before)
 
@@ -360,14 +404,63 @@ def test_what_cannot_train_is_named():
     foreign = ms.experimental.optim.AdamW(network.trainable_params())
     with pytest.raises(InputError, match=r"AdamW is not an optimiser of mindspore\.nn"):
         pruning.train_step(nn.CrossEntropyLoss(), foreign)
-    with pytest.raises(RuntimeError, match="masks keep 336 weights instead of 7"):
-        pruning.check()
     try:
         ms.set_context(mode=ms.GRAPH_MODE)
         with pytest.raises(InputError, match="PYNATIVE_MODE"):
             pruning.train_step(nn.CrossEntropyLoss(), nn.SGD(network.trainable_params()))
     finally:
         ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+def test_check_before_the_target_says_where_the_training_stands():
+    pruning, step = build(method="gap")[1:]
+    with pytest.raises(
+        InputError, match=r"at step 0 of 12, and the target density 0\.1 is reached at step 6; train on"
+    ):
+        pruning.check()
+    for _ in range(5):
+        step(*BATCH)
+    with pytest.raises(InputError, match="at step 5 of 12"):
+        pruning.check()
+    step(*BATCH)
+    pruning.check()
+    # Then it is a mistake of the pruner, or weights that were changed by hand.
+    mask = pruning.pruner.masks[-1]
+    mask.ravel()[np.flatnonzero(mask)[0]] = False
+    with pytest.raises(RuntimeError, match="masks keep 33 weights instead of 34"):
+        pruning.check()
+
+
+def test_methods_that_are_sparse_from_the_start_pass_the_check_at_once():
+    build(method="rigl")[1].check()
+
+
+def test_what_is_no_network_and_no_tensor_is_named():
+    with pytest.raises(InputError, match=r"RPG: network: a Cell of mindspore\.nn, not function"):
+        RPG(lambda x: x, 12)
+    with pytest.raises(InputError, match=r"not numpy\.ndarray"):
+        RPG(np.zeros((4, 4)), 12)
+    step = build(method="gap")[2]
+    images, labels = BATCH
+    with pytest.raises(InputError, match=r"part 2 of the batch is numpy\.ndarray; give a mindspore\.Tensor"):
+        step(images, labels.asnumpy())
+    assert step.inner.step == 0
+    assert np.isfinite(float(step(*BATCH)))
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "says"),
+    [
+        (12, 16, "key was 12, is 16"),
+        (None, 0.5, "key was None, is 0.5"),
+        ({}, {"head": 0.5}, "key was {}, is {'head': 0.5}"),
+        (["a", "b"], ["b", "c", "d"], "key was 2 with a, is 3 with c, d"),
+        (["a"], [], "key was 1 with a, is 0"),
+        (["a", "b"], ["b", "a"], "key was ['a', 'b'], is ['b', 'a']"),
+    ],
+)
+def test_both_values_of_a_setting_are_told(was, now, says):
+    assert _difference("key", was, now) == says
 
 
 def test_half_steps_and_half_precision_weights_are_refused():

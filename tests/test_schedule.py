@@ -1,6 +1,7 @@
 """The schedule: updates, densities and drop fractions, from tables and as properties."""
 
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -52,8 +53,32 @@ def test_drop_fraction_is_a_cosine(step, fraction):
 
 
 def test_no_update_is_an_error():
-    with pytest.raises(ValueError, match=r"no mask update fits.*step 900 of 1000.*step 901"):
+    says = (
+        r"step 900 of 1000, before .* step 901; lower update_interval to 900 or less, or train for 1002 steps or more$"
+    )
+    with pytest.raises(ValueError, match=f"no mask update fits: .*{says}"):
         schedule(interval=901)
+    with pytest.raises(ValueError, match=r"ends at step 0 of 1, before the first update at step 7; train for 8 steps"):
+        schedule(total=1, interval=7)  # no interval helps
+
+
+@given(total=st.integers(1, 5000), interval=st.integers(1, 5000), window=st.floats(0.001, 1))
+def test_what_the_error_advises_is_the_least_that_helps(total, interval, window):
+    try:
+        schedule(total, interval, window=window)
+        return
+    except ValueError as error:
+        numbers = [int(number) for number in re.findall(r"\d+", str(error).partition(";")[2])]
+    *intervals, least = numbers
+    schedule(least, interval, window=window)
+    with pytest.raises(ValueError, match="no mask update fits"):
+        schedule(least - 1, interval, window=window)
+    for most in intervals:
+        assert most > 0
+        schedule(total, most, window=window)
+        with pytest.raises(ValueError, match="no mask update fits"):
+            schedule(total, most + 1, window=window)
+    assert intervals or math.floor(window * total + 1e-9) == 0
 
 
 @given(

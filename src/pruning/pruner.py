@@ -26,7 +26,9 @@ class UpdateRecord(NamedTuple):
     collapsed: tuple = ()  # names of the weights that lost their last living position
 
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)  # grouped and depthwise ones are Conv2d too; (out, in / groups, ...)
+# Grouped and depthwise ones are of the same classes. Weights are (out, in / groups, *kernel), or transposed.
+TRANSPOSED = (nn.Conv1dTranspose, nn.Conv2dTranspose, nn.Conv3dTranspose)  # (in, out / groups, *kernel)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 
 
 def prunable_layers(network):
@@ -47,6 +49,11 @@ def prunable_weights(network):
 def convolution_weights(network):
     """The weight Parameters that the rank term is taken of."""
     return [cell.weight for _, cell in prunable_layers(network) if isinstance(cell, CONVOLUTIONS)]
+
+
+def transposed_groups(network):
+    """{weight name: groups} of the transposed convolutions, for `low_rank.output_first`."""
+    return {cell.weight.name: cell.group for _, cell in prunable_layers(network) if isinstance(cell, TRANSPOSED)}
 
 
 class Pruner:
@@ -100,22 +107,23 @@ class Pruner:
         """
         values = [weight.asnumpy() for weight in self.weights]
         kept = self._kept_masks(step, values)
-        fraction = self.schedule.drop_fraction_at(step)
         random = np.random.default_rng((self.seed, step)) if self.growth == "random" else None
 
         def renew(layer):
-            value, mask, gradient = layer
+            value, mask, gradient, count = layer
             scores = np.abs(gradient.asnumpy()) if random is None else gradient
-            return drop_and_grow(value, mask, scores, int(fraction * np.count_nonzero(mask)))
+            return drop_and_grow(value, mask, scores, count)
 
         if random is not None:
             gradients = [random.random(value.shape, np.float32) for value in values]
-        updates = each(renew, list(zip(values, kept, gradients)), cost=lambda layer: layer[0].size)
+        layers = zip(values, kept, gradients, self._drop_counts(step, kept))
+        updates = each(renew, list(layers), cost=lambda layer: layer[0].size)
         changed = sum(np.count_nonzero(new.mask != mask) for new, mask in zip(updates, self.masks))
         lost = [mask.any() and not new.mask.any() for new, mask in zip(updates, self.masks)]
         collapsed = tuple(weight.name for weight, gone in zip(self.weights, lost) if gone)
         for index, new in enumerate(updates):
             self._apply(index, new, momentum[index])
+        fraction = self.schedule.drop_fraction_at(step)
         return UpdateRecord(step, self.density, fraction, self.kept, changed, collapsed)
 
     @property
@@ -124,15 +132,19 @@ class Pruner:
         return sum(np.count_nonzero(mask) for mask in self.masks)
 
     @property
+    def target(self):
+        """Number of weights that are alive at the target density."""
+        return total_budget([mask.size for mask in self.masks], self.schedule.density)
+
+    @property
     def density(self):
         """Share of prunable weights alive, counted from the masks."""
         return self.kept / sum(mask.size for mask in self.masks)
 
     def check(self):
         """Raise RuntimeError unless the masks have the target density and all weights outside them are zero."""
-        target = total_budget([mask.size for mask in self.masks], self.schedule.density)
-        if self.kept != target:
-            raise RuntimeError(f"the masks keep {self.kept} weights instead of {target}")
+        if self.kept != self.target:
+            raise RuntimeError(f"the masks keep {self.kept} weights instead of {self.target}")
         for weight, mask in zip(self.weights, self.masks):
             if weight.asnumpy()[~mask].any():
                 raise RuntimeError(f"{weight.name} has non-zero weights outside its mask")
@@ -161,6 +173,11 @@ class Pruner:
             for index, mask in zip(group.indices, self._kept_of(group, *zip(*layers), step)):
                 kept[index] = mask
         return kept
+
+    def _drop_counts(self, step, kept):
+        """How many weights each layer drops and regrows, of those that its mask within the budget keeps."""
+        fraction = self.schedule.drop_fraction_at(step)
+        return [int(fraction * np.count_nonzero(mask)) for mask in kept]
 
     def _kept_of(self, group, values, masks, step):
         least = self._least_of(group, step)

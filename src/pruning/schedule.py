@@ -26,14 +26,19 @@ class PruningSchedule:
 
     def __post_init__(self):
         if self.updates < 1:
+            last = self._steps(self.window)
+            lower = f"lower update_interval to {last} or less, or " if last else ""
             raise ValueError(
-                f"no mask update fits: the pruning window ends at step {self._steps(self.window)} of "
-                f"{self.total_steps}, before the first update at step {self.interval}; "
-                "lower update_interval or train longer"
+                f"no mask update fits: the pruning window ends at step {last} of {self.total_steps}, before the first "
+                f"update at step {self.interval}; {lower}train for {self._least_steps()} steps or more"
             )
 
     def _steps(self, share):
         return math.floor(share * self.total_steps + 1e-9)  # 0.9 * 880 must be 792 whatever the rounding
+
+    def _least_steps(self):
+        """The fewest total steps with which one update fits into the window."""
+        return math.ceil((self.interval - 1e-9) / self.window)
 
     @property
     def updates(self):
