@@ -159,7 +159,7 @@ def check_communication(workers):
 
 
 def check_divergence(workers, path):
-    """The messages of a save when worker 1 has another weight than worker 0, and of a mask update when it lacks some."""
+    """The messages of a save when worker 1 has other weights than worker 0, and of a mask update when it lacks some."""
     run = Run(workers)
     run.train(INTERVAL)
     if workers.rank == 1:

@@ -1,6 +1,7 @@
 """The state of a run: all of it comes back; each worker has its own; a run with other workers can take it over."""
 
 import json
+from types import SimpleNamespace
 
 import mindspore as ms
 import numpy as np
@@ -203,21 +204,25 @@ def test_every_worker_gets_its_own_averages_back(saved, resumed, expected):
         (lambda state, own: state.network[1].beta, True),
         (lambda state, own: state.named["optimizer.moments.0.weight"], True),
         (lambda state, own: state.named["other.loss_scale"], True),
+        (lambda state, own: state.pruner.masks[0], True),
         (lambda state, own: own[0], False),  # each worker's own
     ],
-    ids=["nothing", "weight", "beta", "momentum", "loss scale", "moving mean"],
+    ids=["nothing", "weight", "beta", "momentum", "loss scale", "mask", "moving mean"],
 )
 def test_workers_compare_what_they_must_have_alike(chosen, noticed):
     """The digest that a worker sends moves with one value of what all share, and with nothing else."""
     workers, sent = Workers(0, 2), []
     workers.check_equal = lambda digest, what: sent.append((digest, what))
     state, own = build(workers)
+    state.pruner = SimpleNamespace(masks=[np.ones((3, 2), bool)])
     state.check_equal(5)
-    if chosen is not None:
-        parameter = chosen(state, own)
-        value = parameter.asnumpy().copy()
+    changed = None if chosen is None else chosen(state, own)
+    if isinstance(changed, np.ndarray):
+        changed[-1, -1] = False
+    elif changed is not None:
+        value = changed.asnumpy().copy()
         value.reshape(-1)[-1] += 1
-        ops.assign(parameter, Tensor(value))
+        ops.assign(changed, Tensor(value))
     state.check_equal(5)
     assert [what for _, what in sent] == ["weights and optimiser state after step 5"] * 2
     assert (sent[0] != sent[1]) == noticed
