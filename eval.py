@@ -37,7 +37,7 @@ def parse():
     parser.add_argument("--ckpt", required=True, metavar="FILE", help="best.ckpt or last.ckpt of a run")
     parser.add_argument("--compare", metavar="FILE", help="second checkpoint, to be set beside the first")
     parser.add_argument("--data_path", metavar="DIR", help="folder of the data set, if not the one of training")
-    parser.add_argument("--batch_size", type=positive, help="images per step (default: that of training)")
+    parser.add_argument("--batch_size", type=positive, help="images at a time (default: as in training)")
     parser.add_argument("--device_target", default="auto", choices=("auto", "CPU", "GPU", "Ascend"))
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
     parser.add_argument("--report", metavar="DIR", help="folder for layers.png and report.html")
@@ -62,7 +62,7 @@ def open_report(arguments):
 def evaluate(file, trained, arguments):
     """Scores and sparsity report of a checkpoint in one dict."""
     config = trained.config
-    batch_size = arguments.batch_size or config.batch_size
+    batch_size = arguments.batch_size or trained.eval_batch_size
     data_path = arguments.data_path or config.data_path
     data = build_dataset(
         config.dataset, "test", batch_size, config.seed, config.num_workers, data_path, classes=trained.classes

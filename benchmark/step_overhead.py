@@ -15,7 +15,7 @@ from src.optimizer import build_optimizer
 from src.pruning.pruner import Pruner, convolution_weights, prunable_weights
 from src.pruning.schedule import PruningSchedule
 from src.rpg_cell import RPGWithLossCell, build_rank_term
-from src.train_step import TaskLoss, TrainStep
+from src.train_step import Pruning, TaskLoss, TrainStep
 
 INTERVAL = 100  # dT of the paper
 MANY = 10**6  # steps of the schedule: no update falls due by itself
@@ -32,7 +32,7 @@ def build_step(arguments, kind):
     schedule = PruningSchedule(MANY, MANY // 2, 0.02, 0.3, 0.9, 0.9, 0.02)
     pruner = Pruner(prunable_weights(network), schedule, "erk")
     objective = RPGWithLossCell(task, build_rank_term("gram", 0.2), 4.0, convolution_weights(network))
-    return TrainStep(task, optimizer, pruner, objective, rank_interval=1 if kind == "ranked" else 0)
+    return TrainStep(task, optimizer, Pruning(pruner, objective, 1 if kind == "ranked" else 0))
 
 
 def main():

@@ -12,6 +12,7 @@ from .batch_norm import synchronise
 from .data import DATASETS, Batches, build_dataset, published_steps
 from .ema import WeightAverage
 from .errors import InputError
+from .evaluation import evaluation_batch
 from .models import build_model
 from .optimizer import build_optimizer, learning_rates
 from .parallel import SINGLE, local_batch_size
@@ -20,7 +21,7 @@ from .pruning.methods import METHODS, build_schedule
 from .pruning.pruner import Pruner, convolution_weights, prunable_weights, transposed_groups
 from .pruning.schedule import PruningSchedule
 from .rpg_cell import RPGWithLossCell, build_rank_term
-from .train_step import TaskLoss, TrainStep
+from .train_step import Extras, Pruning, TaskLoss, TrainStep
 
 MOST_STEPS = 10**7  # the optimiser's table holds the learning rate of each
 
@@ -90,13 +91,16 @@ def describe_model(config):
 
 
 def open_data(config, local_batch, workers):
-    """Both splits, `local_batch` images at a time. A plan made without data_path goes by the published sizes."""
+    """Both splits in batches, of `local_batch` images in training.
+
+    A plan made without data_path goes by the published sizes.
+    """
     if config.dry_run and not config.data_path:
         return Data(None, None, published_steps(config.dataset, config.batch_size))
-    settings = (local_batch, config.seed, config.num_workers, config.data_path)
+    settings = (config.seed, config.num_workers, config.data_path)
     shard = {"num_shards": workers.size, "shard_id": workers.rank}
-    train = Batches(config.dataset, "train", *settings, **shard, mixup=config.mixup)
-    test = build_dataset(config.dataset, "test", *settings, **shard)
+    train = Batches(config.dataset, "train", local_batch, *settings, **shard, mixup=config.mixup)
+    test = build_dataset(config.dataset, "test", evaluation_batch(config, workers.size), *settings, **shard)
     return Data(train, test, train.steps)
 
 
@@ -126,4 +130,5 @@ def build_step(config, network, optimizer, pruner, scale, average, workers):
             task, rank_term, weight, convolution_weights(network), workers, transposed_groups(network)
         )
     accumulator = GradientAccumulator(optimizer.parameters, parts) if parts > 1 else None
-    return TrainStep(task, optimizer, pruner, objective, config.rank_interval, scale, accumulator, average, workers)
+    pruning, extras = Pruning(pruner, objective, config.rank_interval), Extras(scale, accumulator, average)
+    return TrainStep(task, optimizer, pruning, extras, workers)

@@ -63,6 +63,9 @@ class Config(Recipe):
     output_path: PathName = Field("output", min_length=1, description="folder for checkpoints, metrics and result")
     device_target: Literal["auto", "CPU", "GPU", "Ascend"] = Field("auto", description="device")
     num_workers: int = Field(2, ge=1, description="threads of the data pipeline, at most one per core")
+    eval_batch_size: int = Field(
+        0, ge=0, description="images that a device evaluates at a time; 0: as many as it trains at a time"
+    )
     resume_ckpt: PathName = Field("", description="resume.ckpt to continue from, or auto for the one in output_path")
     force: bool = Field(False, description="resume with another recipe, where the difference is harmless")
     save_steps: int = Field(0, ge=0, description="write resume.ckpt every that many steps too; 0: not")

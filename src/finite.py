@@ -24,7 +24,7 @@ class FiniteWatch:
     skipped and the scale lowered; at the floor it can help no more, and what is not finite counts.
 
     record: int32 (2 + weights): the first bad step (0: none), then 1 for the loss and for every gradient that was not
-    finite in it.
+    finite in it; without a bad step, in the last one.
     """
 
     def __init__(self, parameters, scale=None):
@@ -35,15 +35,22 @@ class FiniteWatch:
             Tensor(np.zeros(2 + len(self.names), np.int32)), name="finite_watch.record", requires_grad=False
         )
 
-    def note(self, steps_before, loss, gradients):
-        """Look at one step, counted from 1 after `steps_before` (int32 Tensor (1,)); compilable. Returns the record."""
+    def note(self, steps_before, loss, gradients, finite=None):
+        """Look at one step, counted from 1 after `steps_before` (int32 Tensor (1,)); compilable. Returns the record.
+
+        finite: with loss scaling, the boolean Tensor by which the step is skipped or not. A device that computes in
+        saturation mode reports an overflow by it alone, and leaves no Inf behind.
+        """
         values = [loss.astype(ms.float32)]
         for index in self.watched:
             values.append(gradients[index].sum().astype(ms.float32))  # not finite if a summand is not
         broken = ops.logical_not(ops.isfinite(ops.stack(values))).astype(ms.int32)
+        bad = broken.max()
         if self.scale is not None:
-            broken = broken * (self.scale.scale_value <= 1).astype(ms.int32)
-        found = ops.concat(((steps_before + 1) * broken.max(), broken))
+            if finite is not None:
+                bad = ops.maximum(bad, ops.logical_not(finite).astype(ms.int32))
+            bad = bad * (self.scale.scale_value <= 1).astype(ms.int32)
+        found = ops.concat(((steps_before + 1) * bad, broken))
         return ops.assign(self.record, ops.where(self.record[0] > 0, self.record, found))
 
     def forget(self):
@@ -60,6 +67,8 @@ class FiniteWatch:
         if names:  # gradients are computed from the last layer to the first: the last one named was the first to break
             others = f" (and of {len(names) - 1} more of {len(self.names)} weights)" if len(names) > 1 else ""
             found.append(f"the gradient of {names[-1]}{others}")
+        if not found:
+            found.append("a gradient (the device reports an overflow)")
         verb = "are" if len(found) > 1 else "is"
         floor = "" if self.scale is None else " although the loss scale is at its floor of 1"
         raise InputError(f"training: step {step}: {' and '.join(found)} {verb} not finite{floor}; {ADVICE}")

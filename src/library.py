@@ -28,7 +28,7 @@ from .pruning.settings import PruningSettings, apply_method, complete
 from .report import format_layers, format_summary, sparsity_report
 from .resume import RunState
 from .rpg_cell import RPGWithLossCell, build_rank_term
-from .train_step import TaskLoss, TrainStep
+from .train_step import Pruning, TaskLoss, TrainStep
 
 
 class RPG:
@@ -127,7 +127,8 @@ class RPG:
         # What is not trained may differ between workers: BatchNorm's moving averages.
         statistics = [p for p in self.network.get_parameters() if not p.requires_grad and p.dtype == ms.float32]
         self._state = RunState(self.network, optimizer, self.pruner, own=statistics, workers=workers)
-        self._step = TrainStep(task, optimizer, self.pruner, objective, self.settings.rank_interval, workers=workers)
+        pruning = Pruning(self.pruner, objective, self.settings.rank_interval)
+        self._step = TrainStep(task, optimizer, pruning, workers=workers)
         return PruningStep(self.network, optimizer, self._step)
 
     @property
@@ -181,6 +182,7 @@ class RPG:
         """
         self._require_step("save")
         self._check_finite()
+        self._state.check_equal(self._step.step)
         arrays = self._state.arrays()
         if self._state.workers.rank == 0:
             write_checkpoint(path, arrays, {**progress, "step": self._step.step, "recipe": self._recipe})

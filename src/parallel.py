@@ -20,6 +20,10 @@ class Single:
     def gradient_reducer(self, parameters):
         """None: the compiled step then has no reduction in it."""
 
+    def agreement(self):
+        """A function that gives back its flag."""
+        return _same
+
     def mean(self, arrays):
         """The arrays, averaged over workers."""
         return arrays
@@ -38,6 +42,10 @@ class Single:
 
     def check_equal(self, digest, what):
         """Nothing to compare with."""
+
+
+def _same(flag):
+    return flag
 
 
 SINGLE = Single()
@@ -63,6 +71,18 @@ class Workers:
         from mindspore import nn
 
         return nn.DistributedGradReducer(parameters, mean=True, degree=self.size)
+
+    def agreement(self):
+        """A function of a boolean Tensor () -> whether it is true on every worker, known to all of them; compilable.
+
+        The flags are summed up, which is all that AllReduce can do on CPU.
+        """
+        all_reduce, size = self.all_reduce, self.size
+
+        def everywhere(flag):
+            return all_reduce(flag.astype("float32").reshape((1,))).sum() >= size
+
+        return everywhere
 
     def mean(self, arrays):
         """float32 arrays, averaged over workers, by one message."""

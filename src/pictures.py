@@ -77,12 +77,7 @@ def draw_layers(reports):
         colour, face = STYLES.get(label, (BLUE, BLUE))
         rows = {layer["name"]: layer for layer in layers}
         shown = [rows.get(name) for name in names]
-        series = {
-            density: [100 * row["density"] or math.nan if row else math.nan for row in shown],
-            rank: [row["rank"] / row["max_rank"] if row else math.nan for row in shown],
-            tail_rank: [row["tail_rank"] / row["max_rank"] if row else math.nan for row in shown],
-        }
-        for axes, values in series.items():
+        for axes, values in zip((density, rank, tail_rank), zip(*map(_heights, shown))):
             axes.plot(
                 range(len(names)), values, color=colour, label=label, linewidth=0.8,
                 marker="o", markersize=3.5 if len(names) <= MOST_NAMES else 2.2, markerfacecolor=face,
@@ -97,6 +92,14 @@ def draw_layers(reports):
         axes.set_ylim(0, 1.06)
     _name_layers(tail_rank, names)
     return _png(figure)
+
+
+def _heights(layer):
+    """Where a layer stands in the three panels; NaN, which is not drawn, for a density of 0 and for no layer."""
+    if layer is None:
+        return math.nan, math.nan, math.nan
+    ranks = (layer[key] / layer["max_rank"] for key in ("rank", "tail_rank"))
+    return (100 * layer["density"] or math.nan, *ranks)
 
 
 def _has_something_to_show(panel, metrics):

@@ -12,7 +12,7 @@ from mindspore import Tensor, ops
 from .checkpoint import load_weights, read_checkpoint
 from .config import Recipe
 from .errors import InputError
-from .parallel import SINGLE
+from .parallel import SINGLE, digest_of
 
 # Keys that say how a step is computed, or where the first weights came from; the schedule and the data stay the same.
 HARMLESS = ("pretrained", "rank_solver", "accumulation_steps")
@@ -47,6 +47,19 @@ class RunState:
         if self.workers.size > 1 and self.own:
             arrays["workers.own"] = self.workers.gather(np.concatenate([p.asnumpy().ravel() for p in self.own]))
         return arrays
+
+    def check_equal(self, step):
+        """Compare what all workers must have alike: trained weights, masks, all else but their own. Collective.
+
+        Raises RuntimeError on every worker, with the step and the workers that differ.
+        """
+        if self.workers.size == 1:
+            return
+        own = {id(parameter) for parameter in self.own}
+        shared = [*self.network.trainable_params(), *(p for p in self.named.values() if id(p) not in own)]
+        masks = [] if self.pruner is None else self.pruner.masks
+        digest = digest_of([*(parameter.asnumpy() for parameter in shared), *masks, step])
+        self.workers.check_equal(digest, f"weights and optimiser state after step {step}")
 
     def load(self, arrays, path):
         """Set everything from what `arrays()` gave. Raises InputError if it comes from another kind of run."""

@@ -34,6 +34,11 @@ class Progress:
         return time.monotonic() - self.started
 
 
+def is_better(scores, best):
+    """Whether scores (top1, loss) beat the best so far, None at first: more is right, or as much at a lower loss."""
+    return best is None or (scores["top1"], -scores["loss"]) > (best["top1"], -best["loss"])
+
+
 class RunSaver:
     """Saves a run with all that it needs to go on, and takes it up again.
 
@@ -54,10 +59,14 @@ class RunSaver:
         self.signals = StopSignals()
         self.saved = time.monotonic()
 
-    def check_finite(self):
-        """Raise InputError if a loss, a gradient or a parameter is not finite: none of that is ever written."""
+    def check_sound(self):
+        """Raise InputError if a loss, a gradient or a parameter is not finite: none of that is ever written.
+
+        Nor is what workers disagree on: that is a RuntimeError on all of them.
+        """
         self.step.watch.check()
         check_parameters(self.network.get_parameters(), self.step.step)
+        self.state.check_equal(self.step.step)
 
     def rank_loss(self):
         """This worker's rank term of the step that last computed one, as float32; 0 if none has."""
@@ -65,7 +74,7 @@ class RunSaver:
 
     def save(self):
         """Write the state of the run, if it is sound; every worker gives its part."""
-        self.check_finite()
+        self.check_sound()
         arrays = self.state.arrays()
         rank_losses = self.workers.gather(self.rank_loss()[None])[:, 0].tolist()
         self.saved = time.monotonic()

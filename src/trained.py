@@ -9,15 +9,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from .checkpoint import count_nonzeros, load_weights, read_checkpoint
 from .config import resolve
 from .errors import InputError
+from .evaluation import evaluation_batch
 from .models import MODELS, build_model
 from .pruning.pruner import prunable_weights
+
+MOST_IMAGES = 128  # per device in the largest recipes
 
 
 class Trained(NamedTuple):
     """network: in evaluation mode; config: of the run that trained it; image_shape: (channels, height, width);
 
     classes: names of its classes, or () where they are not known; nonzeros: of every prunable weight, as counted when
-    the checkpoint was written, or None where nobody counted.
+    the checkpoint was written, or None where nobody counted; eval_batch_size: images at a time that fit the device
+    which trained it.
     """
 
     network: nn.Cell
@@ -25,6 +29,7 @@ class Trained(NamedTuple):
     image_shape: tuple
     classes: tuple = ()
     nonzeros: Optional[dict] = None
+    eval_batch_size: int = 1
 
     def weights(self):
         """Prunable weights as arrays by name."""
@@ -55,6 +60,7 @@ class _Description(BaseModel):
     image_shape: tuple[int, int, int]
     classes: tuple[str, ...] = ()
     nonzeros: Optional[dict[str, int]] = None
+    eval_batch_size: Optional[int] = Field(None, ge=1, le=2**20)
 
 
 def load_trained(path):
@@ -72,7 +78,9 @@ def load_trained(path):
     network = build_model(**said.model.model_dump())
     load_weights(network, tensors, path)
     network.set_train(False)
-    return Trained(network, config, said.image_shape, said.classes, said.nonzeros)
+    # Older files do not say how many devices shared a batch.
+    images = said.eval_batch_size or min(evaluation_batch(config), MOST_IMAGES)
+    return Trained(network, config, said.image_shape, said.classes, said.nonzeros, images)
 
 
 def check_nonzeros(trained, path):

@@ -12,13 +12,13 @@ from tqdm import tqdm
 from .build import build_parts, describe_model
 from .checkpoint import read_checkpoint
 from .data import DATASETS, batches
-from .evaluation import Evaluator
-from .parallel import SINGLE, digest_of, local_batch_size
+from .evaluation import Evaluator, evaluation_batch
+from .parallel import SINGLE
 from .pruning.pruner import prunable_weights, transposed_groups
 from .report import sparsity_report
 from .resume import recipe_hash
 from .run_folder import RunFolder
-from .saving import RunSaver
+from .saving import RunSaver, is_better
 
 
 class Trainer:
@@ -38,8 +38,8 @@ class Trainer:
         self.total_steps, self.steps_per_epoch = parts.total_steps, parts.data.steps_per_epoch
         self.statistics = _statistics(self.network, self.average)
         self.saver = RunSaver(config, parts, self.statistics, self.folder, workers)
-        local_batch = local_batch_size(config.batch_size, workers.size)
-        self.evaluate = Evaluator(self.network, local_batch, workers, stop=self.saver.leaves_evaluation)
+        self.eval_batch_size = evaluation_batch(config, workers.size)
+        self.evaluate = Evaluator(self.network, self.eval_batch_size, workers, stop=self.saver.leaves_evaluation)
 
     @property
     def writes(self):
@@ -57,27 +57,29 @@ class Trainer:
         On SIGINT or SIGTERM it ends after the step at hand, saved, with Stopped.
         """
         found = self.saver.resume() if self.config.resume_ckpt else None
+        moved = found is not None and found.resolve().parent != self.folder.path.resolve()
         if found is None and self.writes:
             self.progress.initial = self._report()
-        if self.workers.size > 1:
-            weights = [parameter.asnumpy() for parameter in self.network.trainable_params()]
-            self.workers.check_equal(digest_of([*weights, self.step.step]), f"weights after step {self.step.step}")
-        moved = found is not None and found.resolve().parent != self.folder.path.resolve()
+        self.saver.state.check_equal(self.step.step)
         if self.writes:
-            self.folder.open(self.config)
-            if moved:
-                self.folder.take_over(found.parent)
-            self.folder.keep_metrics(self.progress.epoch)
-            if self.folder.best_epoch() > self.progress.epoch < self.config.epoch_size:
-                # The file has run ahead of the state: the next epoch that counts replaces both.
-                self.progress.best = None
-            if found is not None and found.resolve() == self.folder.previous.resolve():
-                self.folder.go_back()
+            self._open_folder(found, moved)
         with self.saver.signals:
             if found is None or moved:
                 self.saver.save()  # so that there is something to resume from, and a full disk shows at once
             self._train_epochs()
         return self._write_result()
+
+    def _open_folder(self, found, moved):
+        """Make the output folder, or bring its files back to the state `found`; take over those of one that `moved`."""
+        self.folder.open(self.config)
+        if moved:
+            self.folder.take_over(found.parent)
+        self.folder.keep_metrics(self.progress.epoch)
+        if self.folder.best_epoch() > self.progress.epoch < self.config.epoch_size:
+            # The file has run ahead of the state: the next epoch that counts replaces both.
+            self.progress.best = None
+        if found is not None and found.resolve() == self.folder.previous.resolve():
+            self.folder.go_back()
 
     def _train_epochs(self):
         with tqdm(
@@ -107,49 +109,67 @@ class Trainer:
 
     def _train_epoch(self, bar):
         """Train from where the run is to the end of the epoch, and evaluate; returns the metrics."""
-        start, first, epoch = time.monotonic(), self.step.step, self.progress.epoch
-        if first == epoch * self.steps_per_epoch:
+        start, first = time.monotonic(), self.step.step
+        self._begin_epoch()
+        for images, labels in self._rest_of_epoch():
+            loss = self.step(images, labels)
+            self._after_step(loss, bar)
+        self.saver.check_sound()
+        own = [*(np.float32(float(state)) for state in self.step.state), self.saver.rank_loss()]
+        means = self.workers.mean(own)
+        speed = (self.step.step - first) * self.config.batch_size / (time.monotonic() - start)
+        return self._metrics(means, self._evaluate_epoch(), speed)
+
+    def _begin_epoch(self):
+        """Forget the sums of the epoch before, unless the run goes on within one."""
+        if self.step.step == self.progress.epoch * self.steps_per_epoch:
             for own in self.step.state:
                 ops.assign(own, Tensor(0.0, ms.float32))
             self.step.last_update = self.step.last_rank_loss = None  # an epoch reports its own
-        end = (epoch + 1) * self.steps_per_epoch
-        for images, labels in self._rest_of_epoch():
-            loss = self.step(images, labels)
-            self.saver.signals.renew()
-            bar.update(self.config.batch_size)
-            self._report_collapse()
-            if self.step.step % 20 == 1 and not bar.disable:  # reading the loss waits for the device
-                self.step.watch.check()
-                density = 1.0 if self.pruner is None else self.pruner.density
-                bar.set_postfix(
-                    loss=f"{float(loss):.3f}", lr=f"{self.rates[self.step.step - 1]:.4f}", density=f"{density:.4f}"
-                )
-            if self.step.step < end:
-                self.saver.save_if_due()
-        self.saver.check_finite()
-        own = [*(np.float32(float(state)) for state in self.step.state), self.saver.rank_loss()]
-        loss_sum, failures, rank_loss = self.workers.mean(own)
-        seconds = time.monotonic() - start
+
+    def _after_step(self, loss, bar):
+        """Between two steps: signals, warnings, progress, and a save where one is due."""
+        step = self.step.step
+        self.saver.signals.renew()
+        bar.update(self.config.batch_size)
+        self._report_collapse()
+        if step % 20 == 1 and not bar.disable:  # reading the loss waits for the device
+            self.step.watch.check()
+            bar.set_postfix(loss=f"{float(loss):.3f}", lr=f"{self.rates[step - 1]:.4f}", density=f"{self._density:.4f}")
+        if step < (self.progress.epoch + 1) * self.steps_per_epoch:
+            self.saver.save_if_due()
+
+    def _evaluate_epoch(self):
+        """Scores of the weights that would be deployed now; a signal breaks it off, and ends the run."""
         self._average_statistics()
         with self._deployed_weights():
             scores = self.evaluate(self.parts.data.test)
         self.saver.signals.renew()
         if scores is None:
             self.saver.stop(self.saver.signals.received)
+        return scores
+
+    @property
+    def _density(self):
+        return 1.0 if self.pruner is None else self.pruner.density
+
+    def _metrics(self, means, scores, speed):
+        """One line of metrics.jsonl; means: over workers of loss sum, failures and rank term; speed: images/s."""
+        loss_sum, failures, rank_loss = map(float, means)
         update = self.step.last_update
         return {
-            "epoch": epoch + 1,
+            "epoch": self.progress.epoch + 1,
             "step": self.step.step,
             "lr": self.rates[self.step.step - 1],
-            "train_loss": float(loss_sum) / self.steps_per_epoch,
+            "train_loss": loss_sum / self.steps_per_epoch,
             "top1": scores.top1,
             "top5": scores.top5,
             "loss": scores.loss,
-            "density": 1.0 if self.pruner is None else self.pruner.density,
+            "density": self._density,
             "drop_fraction": None if update is None else update.drop_fraction,
-            "rank_loss": None if self.step.last_rank_loss is None else float(rank_loss),
-            "rank_failures": round(float(failures) * self.workers.size),
-            "images_per_second": (self.step.step - first) * self.config.batch_size / seconds,
+            "rank_loss": None if self.step.last_rank_loss is None else rank_loss,
+            "rank_failures": round(failures * self.workers.size),
+            "images_per_second": speed,
             "seconds": self.progress.seconds,
         }
 
@@ -159,7 +179,7 @@ class Trainer:
         progress.last = {key: metrics[key] for key in ("epoch", "top1", "top5", "loss")}
         progress.epoch = metrics["epoch"]
         reached = self.schedule is None or self.schedule.reached_target(metrics["step"])
-        if reached and (progress.best is None or progress.last["top1"] > progress.best["top1"]):
+        if reached and is_better(progress.last, progress.best):
             progress.best = progress.last
         if self.writes:
             if progress.best is progress.last:
@@ -239,6 +259,7 @@ class Trainer:
             "image_shape": list(DATASETS[self.config.dataset].IMAGE_SHAPE),
             "classes": list(DATASETS[self.config.dataset].class_names(self.config.data_path, "train")),
             "config": dict(self.config),
+            "eval_batch_size": self.eval_batch_size,
             "epoch": metrics["epoch"],
             "top1": metrics["top1"],
         }

@@ -2,7 +2,8 @@
 
 Trains a small network, without BatchNorm and with it, on fixed images, of which each worker takes its slice. Writes
 to FOLDER, for worker R of N: what it saw (N_R.json), its weights and masks at the end (N_R.npz), and a checkpoint from
-the middle of the run (N.ckpt). If FOLDER holds the checkpoint of a run of one process, two workers continue it too.
+the middle of the run (N.ckpt). If FOLDER holds the checkpoint of a run of one process, two workers continue it too;
+and they train the digits: once while one of them reports overflows, once until one of them has other weights.
 """
 
 import json
@@ -16,17 +17,23 @@ import src  # noqa: F401,I001  sets the environment before mindspore loads
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
+from tiny_train import Tiny
 
-from src import parallel
+from src import parallel, train_step
+from src.amp import is_finite
 from src.batch_norm import synchronise
 from src.checkpoint import write_checkpoint
+from src.config import resolve
 from src.device import select_device
 from src.evaluation import Evaluator
 from src.library import RPG
+from src.models import MODELS
 from src.optimizer import build_optimizer, learning_rates
 from src.resume import RunState, read_run
+from src.trainer import Trainer
 
 STEPS, INTERVAL, MIDDLE, BATCH = 24, 4, 14, 8
+OVERFLOWS = {3: 1, 5: 1, 8: 2}  # step: how often its gradients overflow; masks are updated at 4 and 8
 
 
 class Net(nn.Cell):
@@ -67,7 +74,7 @@ class Run:
             tail_energy=0.2,
             rank_interval=3,
         )
-        self.pruner = rpg.pruner
+        self.rpg, self.pruner = rpg, rpg.pruner
         self.step = rpg.train_step(nn.CrossEntropyLoss(), self.optimizer).inner  # knows by itself of the workers
         self.state = RunState(self.network, self.optimizer, self.pruner)
         self.masks, self.rank_losses = {}, {}
@@ -151,15 +158,71 @@ def check_communication(workers):
     }
 
 
-def check_divergence(workers):
-    """The message when worker 1 has lost a weight that worker 0 still has."""
+def check_divergence(workers, path):
+    """The messages of a save when worker 1 has other weights than worker 0, and of a mask update when it lacks some."""
     run = Run(workers)
     run.train(INTERVAL)
+    if workers.rank == 1:
+        ops.assign(run.network.dense.weight, run.network.dense.weight * 1.001)
+    saving = message_of(run.rpg.save, path)
     if workers.rank == 1:
         masks = [mask.copy() for mask in run.pruner.masks]
         masks[0].flat[np.flatnonzero(masks[0])[:40]] = False
         run.pruner.load_masks(masks)
-    return message_of(run.train, 2 * INTERVAL)
+    return [saving, message_of(run.train, 2 * INTERVAL)]
+
+
+def tiny_trainer(workers, folder, **settings):
+    """A run of eleven steps of the tiny network on the digits."""
+    MODELS["resnet20"] = Tiny
+    recipe = {"batch_size": 128, "update_interval": 4, "epoch_size": 1, "warmup_epochs": 0, "save_minutes": 0}
+    return Trainer(resolve({**recipe, **settings, "output_path": str(folder)}), workers)
+
+
+def digest_of_weights(trainer):
+    """One digest of all trained weights, as text."""
+    return parallel.digest_of(parameter.asnumpy() for parameter in trainer.network.trainable_params()).hex()
+
+
+def check_overflow(workers, folder):
+    """What every step leaves behind where only the last worker's device reports overflows, as by a register of its own;
+    and the moving averages before and after workers put them together.
+    """
+    pending = Parameter(Tensor(0, ms.int32), name="pending", requires_grad=False)
+
+    def reported(gradients):
+        return ops.logical_and(is_finite(gradients), ops.assign_sub(pending, 1) < 0)
+
+    if workers.rank == workers.size - 1:
+        train_step.is_finite = reported
+    trainer = tiny_trainer(workers, folder, amp_level="O2", sync_batch_norm=False)
+    steps = []
+    for images, labels in trainer._rest_of_epoch():
+        ops.assign(pending, Tensor(OVERFLOWS.get(trainer.step.step + 1, 0), ms.int32))
+        trainer.step(images, labels)
+        scale = float(trainer.parts.scale.scale_value)
+        steps.append([scale, digest_of_weights(trainer), parallel.digest_of(trainer.pruner.masks).hex()])
+    train_step.is_finite = is_finite
+    trainer.saver.check_sound()
+    before = [parameter.asnumpy().tolist() for parameter in trainer.statistics]
+    trainer._average_statistics()
+    after = [parameter.asnumpy().tolist() for parameter in trainer.statistics]
+    return {"steps": steps, "before": before, "after": after}
+
+
+def check_weights(workers, folder):
+    """The messages at the end of an epoch, and of a save, when worker 1 has other weights since the fifth step."""
+    trainer = tiny_trainer(workers, folder, method="dense")
+    after = trainer._after_step
+
+    def spoil(loss, bar):
+        after(loss, bar)
+        if trainer.step.step == 5 and workers.rank == 1:
+            weight = trainer.network.conv2.weight
+            ops.assign(weight, weight * 1.001)
+
+    trainer._after_step = spoil
+    return [message_of(trainer.run), message_of(trainer.saver.save)]
 
 
 def main():
@@ -180,7 +243,9 @@ def main():
     arrays.update({f"normed.{name}": array for name, array in normed.arrays().items()})
     if workers.size > 1:
         seen["communication"] = check_communication(workers)
-        seen["divergence"] = check_divergence(workers)
+        seen["divergence"] = check_divergence(workers, folder / "rpg.ckpt")
+        seen["overflow"] = check_overflow(workers, folder / "overflow")
+        seen["weights"] = check_weights(workers, folder / "weights")
         continued = Run(workers)
         continued.restore(folder / "1.ckpt")
         continued.train(STEPS)

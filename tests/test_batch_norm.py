@@ -4,13 +4,17 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
+from tiny_train import Tiny
 
 from src import parallel
 from src.batch_norm import SyncBatchNorm2d, synchronise
-from src.models import build_model
+from src.build import build_parts
+from src.evaluation import Scores
+from src.models import MODELS, build_model
+from src.trainer import Trainer
 
 
-class Alike:
+class Alike(parallel.Single):
     """Workers of whom each has the same images, so that this one can speak for all."""
 
     def __init__(self, size):
@@ -90,3 +94,34 @@ def test_a_network_keeps_parameters_and_names(size):
     assert kinds.count(SyncBatchNorm2d) == (21 if size > 1 else 0)
     assert [(p.name, id(p)) for p in network.get_parameters()] == before
     assert [name for name, _ in network.cells_and_names()] == names
+
+
+@pytest.mark.parametrize("amp_level", ["O0", "O2"])
+@pytest.mark.parametrize(("wanted", "kind"), [(True, SyncBatchNorm2d), (False, nn.BatchNorm2d)])
+def test_the_network_that_a_job_trains_is_synchronised_where_wanted(wanted, kind, amp_level, small_run, monkeypatch):
+    monkeypatch.setitem(MODELS, "resnet20", Tiny)
+    parts = build_parts(small_run(sync_batch_norm=wanted, amp_level=amp_level), Alike(2))
+    trained = [cell for _, cell in parts.step.task.network.cells_and_names() if isinstance(cell, nn.BatchNorm2d)]
+    assert [type(cell) for cell in trained] == [kind]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_the_averages_of_all_workers_are_evaluated(decay, small_run, monkeypatch):
+    monkeypatch.setitem(MODELS, "resnet20", Tiny)
+    trainer = Trainer(small_run(ema_decay=decay))
+    before = {parameter.name: parameter.asnumpy().copy() for parameter in trainer.network.get_parameters()}
+    trainer.workers = Alike(2)
+    trainer.workers.mean = lambda arrays: [array + 1 for array in arrays]
+    evaluated = {}
+
+    def evaluate(data):
+        evaluated.update({parameter.name: parameter.asnumpy().copy() for parameter in trainer.network.get_parameters()})
+        return Scores(0.0, 0.0, 0.0, 1)
+
+    trainer.evaluate = evaluate
+    trainer._evaluate_epoch()
+    moved = {name for name, value in before.items() if np.array_equal(evaluated[name], value + 1)}
+    kept = {name for name, value in before.items() if np.array_equal(evaluated[name], value)}
+    assert moved == {"norm.moving_mean", "norm.moving_variance"}
+    assert kept == before.keys() - moved
+    assert np.array_equal(trainer.network.norm.moving_mean.asnumpy(), before["norm.moving_mean"] + 1)

@@ -1,10 +1,19 @@
-"""Evaluation: each image once, ties and NaN against the network."""
+"""Evaluation: each image once, ties and NaN against the network, as many at a time as training computes."""
+
+import importlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from mindspore import Tensor, dataset, nn
+from tiny_train import Tiny
 
-from src.evaluation import Evaluator
+from src.checkpoint import read_checkpoint, write_checkpoint
+from src.config import resolve
+from src.evaluation import Evaluator, evaluation_batch
+from src.models import MODELS
+from src.trained import load_trained
+from src.trainer import Trainer
 
 
 class Lookup(nn.Cell):
@@ -62,3 +71,78 @@ def test_network_is_in_evaluation_mode_and_back():
     assert network.training
     network(Tensor(np.ones((4, 10), np.float32)))
     assert not np.array_equal(before, network.bn.moving_mean.asnumpy())
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "workers", "parts", "wanted", "expected"),
+    [(1024, 1, 8, 0, 128), (1024, 8, 1, 0, 128), (1024, 4, 2, 0, 128), (64, 1, 1, 0, 64), (1024, 4, 2, 500, 500)],
+)
+def test_images_at_a_time(batch_size, workers, parts, wanted, expected):
+    settings = {"batch_size": batch_size, "accumulation_steps": parts, "eval_batch_size": wanted}
+    assert evaluation_batch(resolve(settings), workers) == expected
+
+
+def watched(evaluator):
+    """The numbers of images that an evaluator gives to its network, as a list that grows."""
+    count, seen = evaluator.count, []
+
+    def look(images, labels):
+        seen.append(len(images))
+        return count(images, labels)
+
+    evaluator.count = look
+    return seen
+
+
+@pytest.fixture
+def tiny_trainer(small_run, monkeypatch):
+    """A function of settings that makes an untrained run of the tiny network."""
+    monkeypatch.setitem(MODELS, "resnet20", Tiny)
+    return lambda **settings: Trainer(small_run(**settings))
+
+
+def test_a_run_evaluates_as_many_images_at_a_time_as_it_trains_and_scores_the_same(tiny_trainer):
+    scores = []
+    for settings, size in (({}, 128), ({"accumulation_steps": 8}, 16), ({"eval_batch_size": 100}, 100)):
+        trainer = tiny_trainer(**settings)
+        seen = watched(trainer.evaluate)
+        scores.append(trainer.evaluate(trainer.parts.data.test))
+        assert seen == [size] * -(-360 // size)
+    for other in scores[1:]:
+        assert other[:2] == scores[0][:2]
+        assert other.images == 360
+        assert other.loss == pytest.approx(scores[0].loss, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "recorded", "option", "size"),
+    [
+        ({"accumulation_steps": 8}, True, None, 16),
+        ({"eval_batch_size": 90}, True, None, 90),
+        ({"eval_batch_size": 90}, True, 60, 60),
+        ({"batch_size": 512}, False, None, 128),  # a file from before the number was recorded
+        ({"batch_size": 512, "accumulation_steps": 16}, False, None, 32),
+    ],
+)
+def test_a_checkpoint_knows_how_many_images_fit_its_device(
+    settings, recorded, option, size, tiny_trainer, tmp_path, monkeypatch
+):
+    trainer = tiny_trainer(**settings)
+    path = tmp_path / "net.ckpt"
+    (tmp_path / "run").mkdir()
+    trainer._write_network(path, {"epoch": 1, "top1": 0.0})
+    if not recorded:
+        arrays, description = read_checkpoint(path)
+        assert description.pop("eval_batch_size")
+        write_checkpoint(path, arrays, description)
+    program, seen = importlib.import_module("eval"), []
+
+    def make(network, batch_size):
+        evaluator = Evaluator(network, batch_size)
+        seen.append(watched(evaluator))
+        return evaluator
+
+    monkeypatch.setattr(program, "Evaluator", make)
+    found = program.evaluate("x", load_trained(path), SimpleNamespace(batch_size=option, data_path=None))
+    assert found["images"] == 360
+    assert seen == [[size] * -(-360 // size)]

@@ -3,7 +3,7 @@
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Parameter, Tensor
+from mindspore import Parameter, Tensor, ops
 
 from src import low_rank
 from src.amp import LossScale
@@ -64,6 +64,23 @@ def test_an_overflow_counts_only_where_the_loss_scale_can_be_lowered_no_more(par
         scale.adjust(Tensor(False))
     with pytest.raises(InputError, match=r"step 17: .*last\.weight .*although the loss scale is at its floor of 1"):
         watch.check()
+
+
+@pytest.mark.parametrize(("value", "step"), [(2.0**16, 0), (2.0, 0), (1.0, 3)])
+def test_an_overflow_that_leaves_no_inf_behind_counts_at_the_floor(parameters, value, step):
+    """A device in saturation mode reports it, and all numbers are finite."""
+    scale = LossScale()
+    ops.assign(scale.scale_value, Tensor(value, ms.float32))
+    watch = FiniteWatch(parameters, scale)
+    gradients = tuple(Tensor(np.ones(parameter.shape, np.float32)) for parameter in parameters)
+    for before, finite in enumerate((True, True, False, True)):
+        watch.note(Tensor([before], ms.int32), Tensor(1.0, ms.float32), gradients, Tensor(finite))
+    assert int(watch.record.asnumpy()[0]) == step
+    if step:
+        with pytest.raises(
+            InputError, match=r"step 3: a gradient \(the device reports an overflow\) is not finite although"
+        ):
+            watch.check()
 
 
 def test_a_broken_parameter_is_named(parameters):

@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 from mindspore.common.api import ms_compile_cache
+from tiny_train import Tiny
 
 from src.accumulation import GradientAccumulator
 from src.amp import INITIAL_SCALE, LossScale, mixed_precision
+from src.build import build_parts
 from src.ema import WeightAverage
+from src.models import MODELS
 from src.optimizer import build_optimizer, learning_rates
 from src.pruning.pruner import Pruner, convolution_weights, prunable_weights
 from src.pruning.schedule import PruningSchedule
 from src.rpg_cell import RPGWithLossCell, build_rank_term
-from src.train_step import TaskLoss, TrainStep, optimizer_state
+from src.train_step import Extras, Pruning, TaskLoss, TrainStep, optimizer_state
 from tests.streams import random_batches
 
 STEPS, INTERVAL = 12, 4
@@ -57,9 +60,8 @@ class Run:
             task, build_rank_term("gram", 0.2), parts * rank_weight, convolution_weights(self.network)
         )
         accumulator = GradientAccumulator(self.optimizer.parameters, parts) if parts > 1 else None
-        self.step = TrainStep(
-            task, self.optimizer, self.pruner, objective, rank_interval, self.scale, accumulator, self.average
-        )
+        pruning = Pruning(self.pruner, objective, rank_interval)
+        self.step = TrainStep(task, self.optimizer, pruning, Extras(self.scale, accumulator, self.average))
         self.batches = random_batches(STEPS)
 
     def train(self):
@@ -166,6 +168,30 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(parts, rank_interval):
             break
     assert float(whole.step.loss_sum) == pytest.approx(float(split.step.loss_sum), rel=1e-4)
     assert not any(total.asnumpy().any() for total in split.step.accumulator.sums)
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_lambda_of_a_run_does_not_depend_on_the_parts(parts, small_run, monkeypatch):
+    """What the rank term adds to the gradient of an update is lambda times its own gradient, taken by itself."""
+    monkeypatch.setitem(MODELS, "resnet20", Tiny)
+    random = np.random.default_rng(0)
+    images = Tensor(random.standard_normal((16, 1, 8, 8)).astype(np.float32))
+    labels = Tensor(random.integers(0, 10, 16).astype(np.int32))
+
+    def gradients(**settings):
+        built = build_parts(small_run(batch_size=16, accumulation_steps=parts, **settings))
+        found = built.step.whole_gradients(images, labels)[1]
+        return built, {p.name: g.asnumpy() for p, g in zip(built.optimizer.parameters, found)}
+
+    built, whole = gradients(rank_weight=3.0, tail_energy=0.2)
+    _, task = gradients(method="gap")
+    weights = convolution_weights(built.network)
+    _, terms = ms.value_and_grad(build_rank_term("gram", 0.2), tuple(range(len(weights))))(*weights)
+    expected = {weight.name: 3 * term.asnumpy() for weight, term in zip(weights, terms)}
+    assert len(expected) == 2
+    for name, gradient in whole.items():
+        np.testing.assert_allclose(gradient - task[name], expected.get(name, 0 * gradient), atol=2e-5, err_msg=name)
+        assert name not in expected or np.abs(expected[name]).max() > 1e-3
 
 
 def test_average_follows_its_formula():

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mindspore import Parameter, Tensor, nn
 
-from src import parallel
+from src import amp, parallel
+from src.checkpoint import read_checkpoint
 from src.data import Batches, build_dataset, digits
 from src.errors import InputError
 from src.rpg_cell import RPGWithLossCell, build_rank_term
@@ -248,7 +249,43 @@ def test_communication(runs):
 
 def test_masks_that_differ_stop_all_workers_and_name_the_step(runs):
     for rank in (0, 1):
-        assert "masks after step 8: those of worker 1 differ" in runs[2, rank][0]["divergence"]
+        saving, update = runs[2, rank][0]["divergence"]
+        assert "weights and optimiser state after step 4: those of worker 1 differ" in saving
+        assert "masks after step 8: those of worker 1 differ" in update
+    assert not (runs["folder"] / "rpg.ckpt").exists()
+
+
+def test_an_overflow_on_one_worker_makes_all_of_them_skip_the_step(runs):
+    first, second = (runs[2, rank][0]["overflow"]["steps"] for rank in (0, 1))
+    assert first == second
+    assert len(first) == 11
+    scales, weights, masks = zip(*first)
+    start = amp.INITIAL_SCALE
+    assert scales == (start, start, *[start / 2] * 2, *[start / 4] * 3, *[start / 16] * 4)
+    changed = [step for step in range(2, 12) if weights[step - 1] != weights[step - 2]]
+    assert changed == [2, 4, 6, 7, 8, 9, 10, 11]  # not 3 and 5
+    assert [step for step in range(2, 12) if masks[step - 1] != masks[step - 2]] == [4, 8]
+
+
+def test_moving_averages_of_batch_norm_are_put_together(runs):
+    first, second = (runs[2, rank][0]["overflow"] for rank in (0, 1))
+    assert first["after"] == second["after"]
+    assert len(first["after"]) == 2
+    for one, other, mean in zip(first["before"], second["before"], first["after"]):
+        assert not np.allclose(one, other, rtol=1e-4, atol=0)
+        assert np.allclose(mean, np.mean([one, other], axis=0), rtol=1e-6)
+
+
+def test_weights_that_differ_stop_all_workers_at_the_end_of_the_epoch_and_are_not_saved(runs):
+    message = "weights and optimiser state after step 11: those of worker 1 differ from those of worker 0"
+    for rank in (0, 1):
+        found = runs[2, rank][0]["weights"]
+        assert len(found) == 2  # at the end of the epoch, and when it is saved
+        assert all(message in text for text in found)
+    folder = runs["folder"] / "weights"
+    assert read_checkpoint(folder / "resume.ckpt")[1]["step"] == 0
+    assert not (folder / "best.ckpt").exists()
+    assert not (folder / "last.ckpt").exists()
 
 
 def test_one_process_continues_a_run_of_two_workers(runs):

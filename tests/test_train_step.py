@@ -10,7 +10,7 @@ from src.optimizer import build_optimizer, learning_rates
 from src.pruning.pruner import Pruner, convolution_weights, prunable_weights
 from src.pruning.schedule import PruningSchedule
 from src.rpg_cell import RPGWithLossCell, build_rank_term
-from src.train_step import TaskLoss, TrainStep, optimizer_state
+from src.train_step import Pruning, TaskLoss, TrainStep, optimizer_state
 from tests.streams import random_batches
 
 STEPS, INTERVAL = 24, 4
@@ -48,7 +48,7 @@ class Run:
             objective = RPGWithLossCell(
                 task, build_rank_term("gram", 0.2), rank_weight, convolution_weights(self.network)
             )
-        self.step = TrainStep(task, self.optimizer, self.pruner, objective, rank_interval)
+        self.step = TrainStep(task, self.optimizer, Pruning(self.pruner, objective, rank_interval))
         self.batches = random_batches(STEPS)
 
     def train(self):

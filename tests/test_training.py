@@ -5,10 +5,13 @@ import json
 import mindspore as ms
 import numpy as np
 import pytest
+from tiny_train import Tiny
 
 from src.checkpoint import read_checkpoint
 from src.errors import InputError
 from src.evaluation import Scores
+from src.models import MODELS
+from src.saving import is_better
 from src.trained import load_trained
 from src.trainer import Trainer
 
@@ -72,6 +75,33 @@ def test_best_counts_only_at_the_target_sparsity(small_run):
     network = load_trained(trainer.folder.best)
     total = sum(weight.size for weight in network.weights().values())
     assert sum(np.count_nonzero(weight) for weight in network.weights().values()) <= round(0.02 * total)
+
+
+@pytest.mark.parametrize(
+    ("scores", "best", "expected"),
+    [
+        ((90.0, 0.5), None, True),
+        ((90.0, 0.5), (89.9, 0.1), True),
+        ((90.0, 0.1), (90.1, 0.5), False),
+        ((90.0, 0.4), (90.0, 0.5), True),
+        ((90.0, 0.6), (90.0, 0.5), False),
+        ((90.0, 0.5), (90.0, 0.5), False),  # the first of equals stays
+        ((90.0, np.nan), (90.0, 0.5), False),
+    ],
+)
+def test_the_best_is_right_most_often_and_of_equals_has_the_lowest_loss(scores, best, expected):
+    scores, best = (pair and dict(zip(("top1", "loss"), pair)) for pair in (scores, best))
+    assert is_better(scores, best) is expected
+
+
+def test_of_epochs_of_equal_accuracy_the_one_with_the_lowest_loss_is_kept(small_run, monkeypatch):
+    monkeypatch.setitem(MODELS, "resnet20", Tiny)
+    trainer = Trainer(small_run(method="dense", epoch_size=4))
+    losses = iter([1.0, 0.7, 0.4, 0.6])
+    trainer.evaluate = lambda data: Scores(90.0, 100.0, next(losses), 360)
+    result = trainer.run()
+    assert (result["best"]["epoch"], result["best"]["loss"]) == (3, 0.4)
+    assert trainer.folder.best_epoch() == 3
 
 
 def test_same_seed_same_weights_other_seed_other_weights(small_run, tmp_path):
