@@ -26,9 +26,13 @@ MOST_STEPS = 10**7  # the optimiser's table holds the learning rate of each
 
 
 class Data(NamedTuple):
-    """Both splits in batches, and how many batches of training images an epoch has."""
+    """The splits in batches, and how many batches of training images an epoch has.
+
+    val: training images held out to choose the best network by; None without val_fraction.
+    """
 
     train: Any
+    val: Any
     test: Any
     steps_per_epoch: int
 
@@ -90,14 +94,16 @@ def describe_model(config):
 
 
 def open_data(config, local_batch, workers):
-    """Both splits, `local_batch` images at a time. A plan made without data_path goes by the published sizes."""
+    """All splits, `local_batch` images at a time. A plan made without data_path goes by the published sizes."""
+    fraction = config.val_fraction
     if config.dry_run and not config.data_path:
-        return Data(None, None, published_steps(config.dataset, config.batch_size))
+        return Data(None, None, None, published_steps(config.dataset, config.batch_size, fraction))
     settings = (local_batch, config.seed, config.num_workers, config.data_path)
     shard = {"num_shards": workers.size, "shard_id": workers.rank}
-    train = Batches(config.dataset, "train", *settings, **shard, mixup=config.mixup)
+    train = Batches(config.dataset, "train", *settings, **shard, mixup=config.mixup, val_fraction=fraction)
+    val = build_dataset(config.dataset, "val", *settings, **shard, val_fraction=fraction) if fraction else None
     test = build_dataset(config.dataset, "test", *settings, **shard)
-    return Data(train, test, train.steps)
+    return Data(train, val, test, train.steps)
 
 
 def build_pruner(config, network, schedule):

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from .build import build_parts, describe_model
 from .checkpoint import read_checkpoint
 from .data import DATASETS, batches
-from .evaluation import Evaluator
+from .evaluation import Evaluator, held_weights
 from .parallel import SINGLE, digest_of, local_batch_size
 from .pruning.pruner import prunable_weights
 from .report import sparsity_report
@@ -132,7 +132,7 @@ class Trainer:
         seconds = time.monotonic() - start
         self._average_statistics()
         with self._deployed_weights():
-            scores = self.evaluate(self.parts.data.test)
+            scores = self.evaluate(self.parts.data.val or self.parts.data.test)
         self.saver.signals.renew()
         if scores is None:
             self.saver.stop(self.saver.signals.received)
@@ -142,6 +142,7 @@ class Trainer:
             "step": self.step.step,
             "lr": self.rates[self.step.step - 1],
             "train_loss": float(loss_sum) / self.steps_per_epoch,
+            "evaluated": "test" if self.parts.data.val is None else "val",  # where the three scores come from
             "top1": scores.top1,
             "top5": scores.top5,
             "loss": scores.loss,
