@@ -12,7 +12,8 @@ from tqdm import tqdm
 from .build import build_parts, describe_model
 from .checkpoint import read_checkpoint
 from .data import DATASETS, batches
-from .evaluation import Evaluator, held_weights
+from .evaluation import Evaluator
+from .final_scores import final_scores
 from .parallel import SINGLE, digest_of, local_batch_size
 from .pruning.pruner import prunable_weights
 from .report import sparsity_report
@@ -107,7 +108,7 @@ class Trainer:
 
     def _train_epoch(self, bar):
         """Train from where the run is to the end of the epoch, and evaluate; returns the metrics."""
-        start, first, epoch = time.monotonic(), self.step.step, self.progress.epoch
+        start, first, epoch, data = time.monotonic(), self.step.step, self.progress.epoch, self.parts.data
         if first == epoch * self.steps_per_epoch:
             for own in self.step.state:
                 ops.assign(own, Tensor(0.0, ms.float32))
@@ -132,7 +133,7 @@ class Trainer:
         seconds = time.monotonic() - start
         self._average_statistics()
         with self._deployed_weights():
-            scores = self.evaluate(self.parts.data.val or self.parts.data.test)
+            scores = self.evaluate(data.test if data.val is None else data.val)
         self.saver.signals.renew()
         if scores is None:
             self.saver.stop(self.saver.signals.received)
@@ -142,7 +143,7 @@ class Trainer:
             "step": self.step.step,
             "lr": self.rates[self.step.step - 1],
             "train_loss": float(loss_sum) / self.steps_per_epoch,
-            "evaluated": "test" if self.parts.data.val is None else "val",  # where the three scores come from
+            "evaluated": "test" if data.val is None else "val",  # where the next three come from
             "top1": scores.top1,
             "top5": scores.top5,
             "loss": scores.loss,
@@ -183,12 +184,18 @@ class Trainer:
             self._check_zeros()
             self._check_written()
             report = self._report()
+            scores = final_scores(
+                self.progress, self.parts.data, self.network, self.evaluate, self.folder.best, self.workers
+            )
+        if scores is None:
+            self.saver.stop(self.saver.signals.received)
+        best, last = scores
         progress = self.progress
         result = {
-            "top1": progress.best["top1"],
-            "top5": progress.best["top5"],
-            "best": progress.best,
-            "last": progress.last,
+            "top1": best["top1"],
+            "top5": best["top5"],
+            "best": best,
+            "last": last,
             **report,
             "initial": progress.initial,
             "recipe": recipe_hash(self.config),
@@ -241,6 +248,7 @@ class Trainer:
             "classes": list(DATASETS[self.config.dataset].class_names(self.config.data_path, "train")),
             "config": dict(self.config),
             "epoch": metrics["epoch"],
+            "evaluated": metrics["evaluated"],
             "top1": metrics["top1"],
         }
 
