@@ -27,11 +27,20 @@ MOST_STEPS = 10**7  # the optimiser's table holds the learning rate of each
 
 
 class Data(NamedTuple):
-    """Both splits in batches, and how many batches of training images an epoch has."""
+    """The splits in batches, and how many batches of training images an epoch has.
+
+    val: training images held out to choose the best network by; None without val_fraction.
+    """
 
     train: Any
+    val: Any
     test: Any
     steps_per_epoch: int
+
+    @property
+    def scored(self):
+        """The split that every epoch is scored on, and the best network chosen by."""
+        return self.test if self.val is None else self.val
 
 
 class Parts(NamedTuple):
@@ -91,17 +100,20 @@ def describe_model(config):
 
 
 def open_data(config, local_batch, workers):
-    """Both splits in batches, of `local_batch` images in training.
+    """All splits in batches, of `local_batch` images in training.
 
     A plan made without data_path goes by the published sizes.
     """
+    fraction = config.val_fraction
     if config.dry_run and not config.data_path:
-        return Data(None, None, published_steps(config.dataset, config.batch_size))
+        return Data(None, None, None, published_steps(config.dataset, config.batch_size, fraction))
     settings = (config.seed, config.num_workers, config.data_path)
-    shard = {"num_shards": workers.size, "shard_id": workers.rank}
-    train = Batches(config.dataset, "train", local_batch, *settings, **shard, mixup=config.mixup)
-    test = build_dataset(config.dataset, "test", evaluation_batch(config, workers.size), *settings, **shard)
-    return Data(train, test, train.steps)
+    own = {"num_shards": workers.size, "shard_id": workers.rank, "val_fraction": fraction}
+    train = Batches(config.dataset, "train", local_batch, *settings, **own, mixup=config.mixup)
+    evaluated = evaluation_batch(config, workers.size)
+    val = build_dataset(config.dataset, "val", evaluated, *settings, **own) if fraction else None
+    test = build_dataset(config.dataset, "test", evaluated, *settings, **own)
+    return Data(train, val, test, train.steps)
 
 
 def build_pruner(config, network, schedule):

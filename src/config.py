@@ -44,6 +44,13 @@ class Training(BaseModel):
     weight_decay: float = Field(5e-4, ge=0, description="on weights; never on BatchNorm and biases")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
 
+    val_fraction: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the training images, held out to choose the best by; 0: the test set does",
+    )
+
     mixup: float = Field(0.0, ge=0, description="alpha of mixup; 0: none")
     ema_decay: float = Field(0.0, ge=0, lt=1, description="moving average of the weights, the one deployed; 0: none")
     amp_level: Literal["O0", "O2", "O3", "auto"] = Field("O0", description="mixed precision, levels of mindspore.amp")

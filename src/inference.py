@@ -6,13 +6,11 @@ import mindspore as ms
 import numpy as np
 from google.protobuf.message import DecodeError
 from mindspore import Tensor, nn
-from PIL import Image, UnidentifiedImageError
 
+from .data.images import central_part, read_part
 from .errors import InputError
 from .export.deployed import Interface
 from .export.mindir import read_metadata
-
-_MODES = {1: "L", 3: "RGB"}  # Pillow's name by number of channels
 
 
 class Classifier:
@@ -49,26 +47,13 @@ class Classifier:
 
 
 def read_image(path, interface):
-    """An image file as the network takes it: float32 (channels, height, width). Raises InputError.
+    """An image file as the network takes it, and took it in its evaluation: float32 (channels, height, width).
 
-    The shorter side is scaled so that the centre crop of the network's size holds `crop` of it.
+    Raises InputError.
     """
-    channels, height, width = interface.image_shape
-    try:
-        with Image.open(path) as file:
-            image = file.convert(_MODES[channels])
-        scale = max(height / image.height, width / image.width) / interface.crop
-    except Exception as error:  # Pillow's decoders raise almost anything on damaged files
-        reason = (
-            "not an image" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None) or error
-        )
-        raise InputError(f"images: cannot read {path}: {reason}") from None
-    size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    if size != image.size:
-        image = image.resize(size, Image.Resampling.BILINEAR)
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    pixels = np.asarray(image.crop((left, top, left + width, top + height)), np.float32)
-    pixels = pixels.reshape(height, width, channels).transpose(2, 0, 1)
+    channels, *size = interface.image_shape
+    pixels = read_part(path, channels, size, central_part(size, interface.crop), "images")
+    pixels = pixels.transpose(2, 0, 1).astype(np.float32)
     if interface.normalized:
         return pixels
     mean, std = (np.float32(values).reshape(-1, 1, 1) for values in (interface.mean, interface.std))

@@ -13,6 +13,7 @@ from .build import build_parts, describe_model
 from .checkpoint import read_checkpoint
 from .data import DATASETS, batches
 from .evaluation import Evaluator, evaluation_batch
+from .final_scores import final_scores
 from .parallel import SINGLE
 from .pruning.pruner import prunable_weights, transposed_groups
 from .report import sparsity_report
@@ -143,7 +144,7 @@ class Trainer:
         """Scores of the weights that would be deployed now; a signal breaks it off, and ends the run."""
         self._average_statistics()
         with self._deployed_weights():
-            scores = self.evaluate(self.parts.data.test)
+            scores = self.evaluate(self.parts.data.scored)
         self.saver.signals.renew()
         if scores is None:
             self.saver.stop(self.saver.signals.received)
@@ -162,6 +163,7 @@ class Trainer:
             "step": self.step.step,
             "lr": self.rates[self.step.step - 1],
             "train_loss": loss_sum / self.steps_per_epoch,
+            "evaluated": "test" if self.parts.data.val is None else "val",  # where the next three come from
             "top1": scores.top1,
             "top5": scores.top5,
             "loss": scores.loss,
@@ -202,12 +204,18 @@ class Trainer:
             self._check_zeros()
             self._check_written()
             report = self._report()
+            scores = final_scores(
+                self.progress, self.parts.data, self.network, self.evaluate, self.folder.best, self.workers
+            )
+        if scores is None:
+            self.saver.stop(self.saver.signals.received)
+        best, last = scores
         progress = self.progress
         result = {
-            "top1": progress.best["top1"],
-            "top5": progress.best["top5"],
-            "best": progress.best,
-            "last": progress.last,
+            "top1": best["top1"],
+            "top5": best["top5"],
+            "best": best,
+            "last": last,
             **report,
             "initial": progress.initial,
             "recipe": recipe_hash(self.config),
@@ -261,6 +269,7 @@ class Trainer:
             "config": dict(self.config),
             "eval_batch_size": self.eval_batch_size,
             "epoch": metrics["epoch"],
+            "evaluated": metrics["evaluated"],
             "top1": metrics["top1"],
         }
 

@@ -55,7 +55,8 @@ def test_outputs(small_run):
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert [line["step"] for line in lines] == [11, 22, 33]
     assert lines[-1]["density"] == trainer.pruner.density
-    assert result["last"]["top1"] == lines[-1]["top1"]
+    assert {line["evaluated"] for line in lines} == {"test"}
+    assert result["last"] == {key: lines[-1][key] for key in ("epoch", "top1", "top5", "loss")}
     assert result["top1"] == result["best"]["top1"] == lines[result["best"]["epoch"] - 1]["top1"]
     assert set(result["layers"][0]) >= {"name", "shape", "weights", "nonzeros", "rank", "tail_rank"}
     names = [layer["name"] for layer in result["layers"]]

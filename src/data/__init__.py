@@ -4,14 +4,17 @@ Each is a module with the names
 
   NUM_CLASSES, IMAGE_SHAPE (channels, height, width), NUM_SAMPLES (split -> images, as published)
   MEAN, STD (per channel, of values 0..1), and CROP where test images are cropped: share of the shorter side seen
-  class_names(data_path, split)                   names of the classes as found in the folder, or () if it has none
-  load(split, data_path)                          what of a split is read once, before all epochs
-  dataset(loaded, split, num_workers, shard)      samples (image float32 CHW, label int32) of one Shard
+  class_names(data_path, split)                       names of the classes as found in the folder, or () if it has none
+  load(split, data_path)                              the Samples of a split, read once, before all epochs
+  dataset(loaded, split, num_workers, shard, seed)    those of one Shard as (image float32 CHW, label int32); random
+                                                      operations that are not MindSpore's own follow `seed`
 
-and raises InputError where the folder does not hold the data set.
+and raises InputError where the folder does not hold the data set. Their splits are `train` and `test`; `val` is the
+part of `train` that is held out of training, and is read as `test` is.
 """
 
 import os
+import re
 
 import numpy as np
 from mindspore import dataset as ds
@@ -19,6 +22,7 @@ from mindspore.dataset import transforms, vision
 
 from ..errors import InputError
 from . import characters, cifar10, cifar100, digits, imagenet
+from .samples import held_out
 from .sharding import Shard
 
 DATASETS = {
@@ -29,6 +33,9 @@ DATASETS = {
     "characters": characters,
 }
 
+# All that `mindspore.dataset` leaves of an exception is the traceback in the text of its own.
+_INPUT_ERROR = re.compile(rf"^{re.escape(InputError.__module__)}\.{InputError.__name__}: (.*)$", re.MULTILINE)
+
 
 class Batches:
     """Batches (image, label) of one split, epoch by epoch.
@@ -37,11 +44,12 @@ class Batches:
     num_shards, shard_id: the part of this worker, see `Shard`: all workers together see in a step the images that a
     single process would, and in evaluation each image once; mixup: alpha of mixup (Zhang et al., 2018), 0 for none;
     with it the labels are class probabilities (batch, classes); classes: names of the network's classes, compared with
-    the data's where both are known.
+    the data's where both are known; val_fraction: share of the training images that is the split `val` and no longer
+    part of `train`, drawn by `seed` from each class.
 
     Every epoch is a pipeline of its own. Its order and augmentation follow `seed` and its number alone (and
     num_workers), so a run that continues in the middle of an epoch need not replay the epochs before. The order is that
-    of a single process, the augmentation each worker's own.
+    of a single process, the augmentation each worker's own but for image files, where it is that of the image.
 
     Raises ValueError if training has not one full batch, InputError if the data is not what the name says.
     """
@@ -58,13 +66,18 @@ class Batches:
         shard_id=0,
         mixup=0.0,
         classes=(),
+        val_fraction=0.0,
     ):
         self.name, self.split, self.batch_size, self.seed, self.mixup = name, split, batch_size, seed, mixup
         self.num_workers = max(1, min(num_workers, os.cpu_count() or 1))
         self.shard = Shard(num_shards, shard_id)
-        _check_classes(name, split, data_path, classes)
-        self.loaded = DATASETS[name].load(split, data_path)
-        samples = DATASETS[name].dataset(self.loaded, split, self.num_workers, self.shard).get_dataset_size()
+        source = "test" if split == "test" else "train"
+        _check_classes(name, source, data_path, classes)
+        self.loaded = DATASETS[name].load(source, data_path)
+        if source == "train" and val_fraction:
+            held = held_out(self.loaded.labels, val_fraction, seed)
+            self.loaded = self.loaded.select(held if split == "val" else ~held)
+        samples = self.shard.size(split, len(self.loaded.labels))
         if split == "train":
             check_batch(name, samples * num_shards, batch_size * num_shards)
         self.steps = samples // batch_size if split == "train" else -(-samples // batch_size)
@@ -74,8 +87,9 @@ class Batches:
         # Skipping to a step then replays the random operations before it, so a resumed run sees the same samples.
         ds.config.set_fast_recovery(False)
         data, workers = DATASETS[self.name], self.num_workers
-        ds.config.set_seed(_seed(self.seed, number))
-        samples = data.dataset(self.loaded, self.split, workers, self.shard)
+        seed = _seed(self.seed, number)
+        ds.config.set_seed(seed)
+        samples = data.dataset(self.loaded, self.split, workers, self.shard, seed)
         # The sampler has taken the seed by now; all other random operations read it when iteration starts.
         ds.config.set_seed(_seed(self.seed, number, self.shard.index + 1))
         if self.mixup:
@@ -91,9 +105,10 @@ def build_dataset(*arguments, **options):
     return Batches(*arguments, **options).epoch(0)
 
 
-def published_steps(name, batch_size):
+def published_steps(name, batch_size, val_fraction=0.0):
     """Training steps per epoch by the data set's published size, for plans made without the data."""
     samples = DATASETS[name].NUM_SAMPLES["train"]
+    samples -= round(val_fraction * samples)
     check_batch(name, samples, batch_size)
     return samples // batch_size
 
@@ -105,21 +120,18 @@ def check_batch(name, samples, batch_size):
 
 
 def batches(iterator):
-    """One epoch of a dataset iterator. A file that cannot be read is an InputError that names it."""
+    """One epoch of a dataset iterator. Raises the InputError of a function that reads a file for it."""
     while True:
         try:
             batch = next(iterator)
         except StopIteration:
             return
         except RuntimeError as error:
-            raise InputError(f"data_path: {_pipeline_message(str(error))}") from None
+            found = _INPUT_ERROR.search(str(error))
+            if found is None:
+                raise
+            raise InputError(found[1]) from None
         yield batch
-
-
-def _pipeline_message(text):
-    """The one line of a `mindspore.dataset` error that says what happened."""
-    lines = [line.partition("[ERROR]")[2].strip() for line in text.splitlines() if "[ERROR]" in line]
-    return lines[0] if lines else text.strip().partition("\n")[0]
 
 
 def _seed(*numbers):

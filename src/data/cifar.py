@@ -6,13 +6,14 @@ import numpy as np
 from mindspore.dataset import NumpySlicesDataset, vision
 
 from ..errors import InputError
+from .samples import Samples
 
 IMAGE_SHAPE = (3, 32, 32)
 NUM_SAMPLES = {"train": 50_000, "test": 10_000}
 
 
 def read_binary(data_path, folder, files, label_bytes, num_classes, shape=IMAGE_SHAPE):
-    """Images (n, height, width, 3) uint8 and labels (n,) int32 of some files of the binary distribution.
+    """Samples, images (n, height, width, 3) uint8, of some files of the binary distribution.
 
     A record is `label_bytes` bytes, the last of which is the label, then the red, green and blue planes of an image of
     `shape` (3, height, width). folder: the name under which the distribution unpacks; data_path is that folder or the
@@ -40,20 +41,20 @@ def read_binary(data_path, folder, files, label_bytes, num_classes, shape=IMAGE_
         records.append(part)
     records = np.concatenate(records)
     images = np.ascontiguousarray(records[:, label_bytes:].reshape(-1, *shape).transpose(0, 2, 3, 1))
-    return images, records[:, label_bytes - 1].astype(np.int32)
+    return Samples(images, records[:, label_bytes - 1].astype(np.int32))
 
 
-def pipeline(images, labels, split, mean, std, num_workers, shard, mirror=True):
-    """Samples as float32 CHW; training images are shifted by up to an eighth, and mirrored at random.
+def pipeline(loaded, split, mean, std, num_workers, shard, mirror=True):
+    """Samples (image, label) as float32 CHW; training images are shifted by up to an eighth, and mirrored at random.
 
     mean, std: of the three colours, in 0..1; mirror: whether a mirrored image still has its class.
     """
-    size = images.shape[1]
+    size = loaded.images.shape[1]
     augment = []
     if split == "train":
         augment = [vision.RandomCrop(size, padding=size // 8)] + [vision.RandomHorizontalFlip()] * mirror
     normalize = vision.Normalize([255 * value for value in mean], [255 * value for value in std])
     data = NumpySlicesDataset(
-        (images, labels), ["image", "label"], sampler=shard.sampler(split, len(labels)), num_parallel_workers=1
+        tuple(loaded), ["image", "label"], sampler=shard.sampler(split, len(loaded.labels)), num_parallel_workers=1
     )
     return data.map([*augment, normalize, vision.HWC2CHW()], "image", num_parallel_workers=num_workers)

@@ -20,6 +20,6 @@ def load(split, data_path):
     return cifar.read_binary(data_path, FOLDER, FILES[split], 1, NUM_CLASSES)
 
 
-def dataset(loaded, split, num_workers, shard):
+def dataset(loaded, split, num_workers, shard, seed):
     """Samples (image, label) of one split; see `cifar.pipeline`."""
-    return cifar.pipeline(*loaded, split, MEAN, STD, num_workers, shard)
+    return cifar.pipeline(loaded, split, MEAN, STD, num_workers, shard)

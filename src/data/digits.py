@@ -5,6 +5,8 @@ from mindspore.dataset import NumpySlicesDataset, vision
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from .samples import Samples
+
 NUM_CLASSES = 10
 IMAGE_SHAPE = (1, 8, 8)
 NUM_SAMPLES = {"train": 1437, "test": 360}
@@ -27,16 +29,15 @@ def class_names(data_path, split):
 
 
 def load(split, data_path):
-    """The arrays of one split; data_path is not used, as they come with scikit-learn."""
-    return arrays(split)
+    """The Samples of one split; data_path is not used, as they come with scikit-learn."""
+    return Samples(*arrays(split))
 
 
-def dataset(loaded, split, num_workers, shard):
+def dataset(loaded, split, num_workers, shard, seed):
     """Samples (image, label) of one split as float32 CHW; training images are shifted by up to one pixel."""
-    images, labels = loaded
     augment = [vision.RandomCrop(8, padding=1)] if split == "train" else []
     data = NumpySlicesDataset(
-        (images, labels), ["image", "label"], sampler=shard.sampler(split, len(labels)), num_parallel_workers=1
+        tuple(loaded), ["image", "label"], sampler=shard.sampler(split, len(loaded.labels)), num_parallel_workers=1
     )
     normalize = vision.Normalize([255 * value for value in MEAN], [255 * value for value in STD])
     return data.map([*augment, normalize, vision.HWC2CHW()], "image", num_parallel_workers=num_workers)
