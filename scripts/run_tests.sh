@@ -15,4 +15,4 @@ fi
 ruff check .
 ruff format --check .
 shellcheck scripts/*.sh tests/*.sh .ci/run
-exec python -m pytest "$@"
+exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" # two processes, as most of a test is one thread

@@ -120,7 +120,7 @@ ROWS = [
     Row("pretrained weights of another model", "train.py --pretrained run/best.ckpt --model resnet32", "missing"),
     Row("a text for weights", "train.py --pretrained lines.yaml", "not a MindSpore checkpoint"),
     Row("a pickle that calls a function", "train.py --pretrained evil.pth", "evil.pth"),
-    Row("the same for a job of workers", "scripts/job.py 2 --pretrained none.pth --output_path new", "No such file"),
+    Row("no pretrained weights for a job", "scripts/job.py 2 --pretrained none.pth --output_path new", "No such file"),
     Row("nothing to resume for a job", "scripts/job.py 2 --resume_ckpt auto --output_path new", "resume.ckpt"),
     Row(
         "another recipe to resume for a job",
