@@ -1,7 +1,7 @@
 """What the launcher asks before it starts workers: python scripts/job.py WORKERS [arguments of train.py]
 
-Prints the output folder, or nothing for a dry run. An input error then shows once and at once, instead of in every
-worker's log when all of them have started.
+Prints the output folder, or nothing for a dry run. Builds the run as a single process would: an input error in its
+configuration, data or files then shows once and at once, instead of in every worker's log when all have started.
 """
 
 import sys
@@ -10,10 +10,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import src  # noqa: F401  sets the environment before mindspore loads
+from src.build import build_parts
 from src.config import load_config
 from src.device import select_device
 from src.errors import run_program
 from src.parallel import local_batch_size
+from src.resume import check_recipe, read_run
 from src.run_folder import RunFolder
 
 
@@ -22,10 +24,16 @@ def main():
     workers, arguments = int(sys.argv[1]), sys.argv[2:]
     config = load_config(arguments)
     select_device(config.device_target)
-    local_batch_size(config.batch_size, workers)
-    if not config.dry_run:
-        RunFolder(config.output_path).check(config)
-        print(config.output_path)
+    local_batch_size(config.batch_size, workers, config.accumulation_steps)
+    if config.dry_run:
+        return
+    folder = RunFolder(config.output_path)
+    folder.check(config)
+    if config.resume_ckpt:
+        _, saved, found = read_run(folder.resume_path(config.resume_ckpt))
+        check_recipe(found, saved["config"], config)
+    build_parts(config)
+    print(config.output_path)
 
 
 if __name__ == "__main__":

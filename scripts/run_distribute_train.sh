@@ -2,29 +2,26 @@
 # Train on several devices: all Ascend cards, or GPUs, or two CPU workers. Without arguments: the default recipe on the
 # embedded digits. Shows worker 0 as it goes, waits for the end, and fails if any worker does.
 # usage: bash scripts/run_distribute_train.sh [CONFIG_PATH] [DATA_PATH] [DEVICE_NUM] [--key value ...]
+# The options are those of `python train.py --help`.
 # DEVICE_NUM counts the devices of this host. Several hosts: start it on each, with MASTER_ADDR and MASTER_PORT (of host
 # 0), NODE_NUM (how many hosts) and NODE_RANK (which one this is, from 0) in the environment. See docs/distributed.md.
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=scripts/common.sh
+. "$(dirname "$(readlink -f "$0")")/common.sh"
 bash "$root/scripts/setup.sh"
 PATH="$root/.venv/bin:$PATH"
 # shellcheck source=scripts/device.sh
 . "$root/scripts/device.sh"
 
-fail() {
-    echo "error: $1" >&2
-    exit 2
-}
-
 options=()
 for key in config_path data_path; do
-    if [ $# -gt 0 ] && [ "${1#--}" = "$1" ]; then
+    if [ $# -gt 0 ] && [[ $1 != -* ]]; then
         [ -z "$1" ] || options+=("--$key" "$1") # "" leaves the default, to give what comes behind it
         shift
     fi
 done
 device_num=
-if [ $# -gt 0 ] && [ "${1#--}" = "$1" ]; then
+if [ $# -gt 0 ] && [[ $1 != -* ]]; then
     [[ $1 =~ ^[1-9][0-9]*$ ]] || fail "DEVICE_NUM: $1 is not a number of devices"
     device_num=$1
     shift
@@ -83,7 +80,8 @@ for ((i = 0; i < device_num; i++)); do
     own+=("$logs/worker_$((node_rank * device_num + i)).log")
 done
 launcher=$logs/launcher_$node_rank.log
-rm -f "${own[@]}"
+ends=$logs/ends_$node_rank # which workers ended, in this order, and how; see worker.py
+rm -f "${own[@]}" "$ends"
 if [ "$node_rank" = 0 ]; then
     rm -f "$logs/scheduler.log"
     echo "$workers workers on $device_target, logs in $logs" >&2
@@ -94,7 +92,7 @@ fi
 set -m
 msrun --worker_num="$workers" --local_worker_num="$device_num" --node_rank="$node_rank" \
     --master_addr="$address" --master_port="$port" --join=True --log_dir="$logs" --tail_worker_log="$workers" \
-    "$root/train.py" "${options[@]}" >"$launcher" 2>&1 &
+    "$root/scripts/worker.py" "$ends" "${options[@]}" >"$launcher" 2>&1 &
 msrun=$!
 set +m
 # The workers are told, and save; before all of them have begun, there is nothing to save. A second signal is left to msrun.
@@ -103,7 +101,7 @@ stop() {
     trap 'kill -INT $msrun 2>/dev/null || true' INT TERM
     local told=0 log process ended
     for log in "${own[@]}"; do
-        process=$(sed -n '1s/^worker .*, process \([0-9]*\)$/\1/p' "$log" 2>/dev/null) || true
+        process=$(sed -n '/^worker .*, process [0-9]*$/ { s/.* //p; q }' "$log" 2>/dev/null) || true
         if [ -n "$process" ] && kill -s "$1" "$process" 2>/dev/null; then
             told=$((told + 1))
         fi
@@ -132,9 +130,8 @@ fi
 # Name the worker that failed first, and show its last words. The scheduler ends the others when one falls silent.
 {
     lost=$(sed -n 's/.*The node: \([0-9]*\) is timed out.*/\1/p' "$logs/scheduler.log" 2>/dev/null | head -n 1) || true
-    read -r process code < <(sed -n \
-        's/.*Worker process \([0-9]*\) exit with exception\. Error code: \(-\{0,1\}[0-9]*\)\..*/\1 \2/p' "$launcher") || true
-    failed=$(grep -l -s "^worker [0-9]* of $workers, process ${process:-none}$" "${own[@]}" | head -n 1) || true
+    read -r worker code < <(awk '$2 != 0 { print; exit }' "$ends" 2>/dev/null) || true
+    failed=${worker:+$logs/worker_$worker.log}
     # A worker that waits for one of another host fails with its message, as a rule before it is told to end (-15).
     if [ -n "$failed" ] && grep -q 'RuntimeError: .*\(cluster is error\|AllReduce\|AllGather\)' "$failed"; then
         if [ -z "$lost" ] && [ "$nodes" = 2 ]; then # it can only be the other host
@@ -145,8 +142,7 @@ fi
     if [ "${code:-}" = -15 ] && [ -n "$lost" ]; then
         echo "error: worker $lost of $workers does not answer any more; its host or the network failed"
     elif [ -n "$failed" ]; then
-        name=${failed##*/worker_}
-        echo "error: worker ${name%.log} of $workers failed with exit code $code; the last lines of $failed:"
+        echo "error: worker $worker of $workers failed with exit code $code; the last lines of $failed:"
         tail -n 15 "$failed"
     else
         echo "error: the job failed, but no worker of this host; the last lines of $launcher:"

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Evaluate a checkpoint.
+# Evaluate a checkpoint. The options are those of `python eval.py --help`.
 # usage: bash scripts/run_eval.sh CKPT [DATA_PATH] [--key value ...]
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-if [ $# -lt 1 ]; then
-    echo "error: CKPT is missing; usage: bash scripts/run_eval.sh CKPT [DATA_PATH] [--key value ...]" >&2
-    exit 2
+# shellcheck source=scripts/common.sh
+. "$(dirname "$(readlink -f "$0")")/common.sh"
+if [[ ${1:--} == -* ]]; then
+    fail "CKPT is missing; usage: bash scripts/run_eval.sh CKPT [DATA_PATH] [--key value ...]"
 fi
 bash "$root/scripts/setup.sh"
 
 options=(--ckpt "$1")
 shift
-if [ $# -gt 0 ] && [ "${1#--}" = "$1" ]; then
+if [ $# -gt 0 ] && [[ $1 != -* ]]; then
     options+=(--data_path "$1")
     shift
 fi

@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
 # Export a checkpoint for deployment; beside a MINDIR or ONNX file, write the configuration of MindSpore Lite's converter.
+# The options are those of `python export.py --help`.
 # usage: bash scripts/run_export.sh CKPT [MINDIR|ONNX|AIR|PACKED] [--key value ...]
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-if [ $# -lt 1 ]; then
-    echo "error: CKPT is missing; usage: bash scripts/run_export.sh CKPT [MINDIR|ONNX|AIR|PACKED] [--key value ...]" >&2
-    exit 2
+# shellcheck source=scripts/common.sh
+. "$(dirname "$(readlink -f "$0")")/common.sh"
+if [[ ${1:--} == -* ]]; then
+    fail "CKPT is missing; usage: bash scripts/run_export.sh CKPT [MINDIR|ONNX|AIR|PACKED] [--key value ...]"
 fi
 bash "$root/scripts/setup.sh"
 
 options=(--ckpt "$1")
 format=MINDIR
 shift
-if [ $# -gt 0 ] && [ "${1#--}" = "$1" ]; then
+if [ $# -gt 0 ] && [[ $1 != -* ]]; then
     format=$1
     shift
 fi

@@ -2,12 +2,16 @@
 # Make .venv with a supported Python and the run-time dependencies; with "test" also those of the tests.
 # usage: bash scripts/setup.sh [test]
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/common.sh
+. "$(dirname "$(readlink -f "$0")")/common.sh"
+cd "$root"
 
 requirements=(requirements.txt)
-if [ "${1:-}" = test ]; then
-    requirements+=(requirements-test.txt)
-fi
+case "$*" in
+"") ;;
+test) requirements+=(requirements-test.txt) ;;
+*) fail "command line: $*: not known here; usage: bash scripts/setup.sh [test]" ;;
+esac
 missing=no
 for file in "${requirements[@]}"; do
     cmp -s "$file" ".venv/$file" || missing=yes # .venv keeps a copy of each list it has installed

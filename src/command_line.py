@@ -8,8 +8,8 @@ from .errors import InputError
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that takes no abbreviations and raises InputError instead of printing its usage."""
 
-    def __init__(self, description):
-        super().__init__(description=description, allow_abbrev=False)
+    def __init__(self, description, **options):
+        super().__init__(description=description, allow_abbrev=False, **options)
 
     def error(self, message):
         raise InputError(f"command line: {message}; see --help")

@@ -1,14 +1,17 @@
 """What must hold before MindSpore is imported: supported versions, and environment variables it reads once.
 
-A value that the user has set is left alone.
+A value that the user has set is left alone. And what must be gone before Python tears MindSpore down: networks.
 """
 
+import atexit
 import ctypes
+import gc
 import os
 import re
 import sys
 import tempfile
 import warnings
+from functools import _lru_cache_wrapper
 from importlib import metadata
 from pathlib import Path
 
@@ -30,7 +33,10 @@ _AVX512 = 0x20  # the bit that all of oneDNN's names for AVX-512 share (dnnl_cpu
 
 
 def prepare():
-    """Check the versions and set the variables. An unsupported version ends the program with exit code 2."""
+    """Check the versions, set the variables, and see to a quiet end.
+
+    An unsupported version ends the program with exit code 2.
+    """
     problem = unsupported(sys.version_info[:3], _version("mindspore"), _version("numpy"))
     if problem:
         print(f"error: {problem}", file=sys.stderr)
@@ -44,6 +50,20 @@ def prepare():
             "slower: import this package first, or set ONEDNN_MAX_CPU_ISA=AVX2",
             stacklevel=3,
         )
+    atexit.register(release_networks)
+
+
+def release_networks():
+    """Let go of the networks that nothing of the program's own holds any more.
+
+    MindSpore 2.10 caches the functions that it has compiled, and with them the networks in their closures, for good.
+    Cells that die after the modules of MindSpore, at the end of the process, print a traceback each.
+    """
+    sys.last_value = sys.last_traceback = sys.last_exc = None  # an uncaught error holds its frames
+    for cache in [each for each in gc.get_objects() if type(each) is _lru_cache_wrapper]:
+        if (cache.__module__ or "").startswith("mindspore."):
+            cache.cache_clear()
+    gc.collect()
 
 
 def unsupported(python, mindspore, numpy):

@@ -7,7 +7,6 @@ the table of what they answered; after a change write it anew with `python tests
 import contextlib
 import os
 import pickle
-import runpy
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
-from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -33,6 +31,7 @@ from src.config import resolve
 from src.device import select_device
 from src.report_page import PAGE
 from src.trainer import Trainer
+from tests.in_process import Answer, run
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs" / "bad_input.md"
@@ -67,6 +66,7 @@ ROWS = [
     Row("a misspelt option", "train.py --sparcity 0.5", "did you mean --sparsity?", process=True),
     Row("an abbreviated option", "train.py --spars 0.5", "unknown option --spars"),
     Row("a stray word", "train.py stray", "unknown option stray"),
+    Row("a forgotten --config_path", "train.py cifar.yaml", "did you mean --config_path cifar.yaml?"),
     Row("an option without its value", "train.py --seed", "expected one argument"),
     Row("a share above 1", "train.py --sparsity 1.5", "command line: sparsity: "),
     Row("a word for a number", "train.py --sparsity lots", "valid number"),
@@ -90,7 +90,7 @@ ROWS = [
     Row("no keys", "train.py --config_path lines.yaml", "holds no `key: value` lines"),
     Row("not YAML", "train.py --config_path colons.yaml", "is not valid YAML"),
     Row("a zero byte in a path", "train.py --config_path zero.yaml", "data_path: "),
-    Row("a YAML tag that calls a function", "train.py --config_path evil.yaml", "is not valid YAML", process=True),
+    Row("a YAML tag that calls a function", "train.py --config_path evil.yaml", "is not valid YAML"),
     Row("a missing base", "train.py --config_path orphan.yaml", "cannot read nowhere.yaml"),
     Row("a base that leads back", "train.py --config_path loop.yaml", "leads back to itself"),
     # settings that contradict each other
@@ -99,6 +99,7 @@ ROWS = [
     Row("a batch larger than the data", "train.py --batch_size 5000", "batch_size 5000 is larger than"),
     Row("parts that do not divide a batch", "train.py --accumulation_steps 3", "does not divide into"),
     Row("a batch that workers cannot share", "scripts/job.py 3 --batch_size 64", "cannot be shared evenly"),
+    Row("parts that workers cannot share", "scripts/job.py 2 --accumulation_steps 64", "in 64 parts each"),
     Row("a distribution that the method cannot use", "train.py --method rigl --distribution global", "does not fit"),
     Row("a setting that the method fixes", "train.py --method gap --rank_weight 1", "method gap fixes it"),
     Row("a first layer beyond the budget", "train.py --distribution uniform --sparsity 0.9999", "first layer"),
@@ -107,7 +108,7 @@ ROWS = [
     Row("no GPU here", "train.py --device_target GPU", "device_target: no GPU device found"),
     Row("no Ascend here", "eval.py --ckpt run/best.ckpt --device_target Ascend", "no Ascend device found"),
     # output
-    Row("a folder that holds a run", "train.py --output_path run", "already holds a run", process=True),
+    Row("a folder that holds a run", "train.py --output_path run", "already holds a run"),
     Row("a folder inside a file", "train.py --output_path run/config.yaml/x", "output_path: cannot write"),
     Row("a folder that cannot be made", "train.py --output_path /proc/none", "output_path: cannot write"),
     Row("a full disk", "train.py --output_path full/new", "No space left on device", root=True),
@@ -118,13 +119,25 @@ ROWS = [
     Row("no pretrained weights there", "train.py --pretrained none.pth --output_path new", "No such file"),
     Row("pretrained weights of another model", "train.py --pretrained run/best.ckpt --model resnet32", "missing"),
     Row("a text for weights", "train.py --pretrained lines.yaml", "not a MindSpore checkpoint"),
-    Row("a pickle that calls a function", "train.py --pretrained evil.pth", "evil.pth", process=True),
+    Row("a pickle that calls a function", "train.py --pretrained evil.pth", "evil.pth"),
+    Row("no pretrained weights for a job", "scripts/job.py 2 --pretrained none.pth --output_path new", "No such file"),
+    Row("nothing to resume for a job", "scripts/job.py 2 --resume_ckpt auto --output_path new", "resume.ckpt"),
+    Row(
+        "another recipe to resume for a job",
+        "scripts/job.py 2 --resume_ckpt run/resume.ckpt --output_path new --batch_size 128 --update_interval 2 --lr 2",
+        "another recipe",
+    ),
     # data
     Row("no data folder given", "train.py --config_path cifar.yaml", "give the folder that holds"),
     Row("no such data folder", f"{CIFAR} nowhere", "cannot read nowhere"),
     Row("an empty data folder", f"{CIFAR} empty", "cannot read empty"),
     Row("a file for a data folder", f"{CIFAR} lines.yaml", "cannot read lines.yaml"),
     Row("a folder for a data file", f"{CIFAR} cifar_folder", "data_batch_2.bin"),
+    Row(
+        "no such data folder for a job",
+        "scripts/job.py 2 --config_path cifar.yaml --output_path new --data_path nowhere",
+        "cannot read nowhere",
+    ),
     Row("a truncated CIFAR file", f"{CIFAR} cifar_short", "it is truncated or not the binary version"),
     Row("an empty CIFAR file", f"{CIFAR} cifar_empty", "has 0 bytes"),
     Row("labels of another data set", f"{CIFAR} cifar_labels", "has labels above 9"),
@@ -176,7 +189,11 @@ ROWS = [
     Row("a run's state to convert", "src.tools.convert_torch run/resume.ckpt x.safetensors", "not a deployable"),
     # scripts
     Row("no checkpoint to evaluate", "scripts/run_eval.sh", "CKPT", process=True),
+    Row("an option for a checkpoint", "scripts/run_eval.sh --ckpt run/best.ckpt", "CKPT", process=True),
     Row("no checkpoint to export", "scripts/run_export.sh", "CKPT", process=True),
+    Row("an unknown word for the set-up", "scripts/setup.sh tests", "tests: not known", process=True),
+    Row("an unknown option for the tests", "ready/scripts/run_tests.sh --fast", "arguments: --fast", process=True),
+    Row("no such test file", "ready/scripts/run_tests.sh none.py", "not found: none.py", process=True),
     Row("no supported Python", "bare/scripts/run_standalone_train.sh", "no Python 3.9", True, {"PATH": "bin"}),
     # versions
     Row("Python 3.8", "train.py", "Python 3.8.18 is not supported", True, {"PYTHONPATH": "python38"}),
@@ -263,7 +280,7 @@ def _write_data():
 
 
 def _write_versions():
-    """Folders that make a Python, numpy or MindSpore say another version, and tools without any Python."""
+    """Folders that make a Python, numpy or MindSpore say another version; tools without any Python, and all set up."""
     for folder, version in (("python38", (3, 8, 18)), ("python313", (3, 13, 0))):
         Path(folder).mkdir()
         Path(folder, "sitecustomize.py").write_text(f"import sys\nsys.version_info = {(*version, 'final', 0)}\n")
@@ -275,19 +292,19 @@ def _write_versions():
         metadata = Path(folder, f"{package}-{version}.dist-info", "METADATA")
         metadata.parent.mkdir(parents=True)
         metadata.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
-    shutil.copytree(ROOT / "scripts", "bare/scripts")
-    shutil.copy(ROOT / "requirements.txt", "bare")
+    for folder in ("bare", "ready"):
+        shutil.copytree(ROOT / "scripts", f"{folder}/scripts")
+        shutil.copy(ROOT / "requirements.txt", folder)
+    Path("ready/.venv/bin").mkdir(parents=True)
+    python = Path("ready/.venv/bin/python")
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -B "$@"\n')
+    python.chmod(0o755)
+    for folder in ("ready", "ready/.venv"):
+        for file in ROOT.glob("requirements*.txt"):
+            shutil.copy(file, folder)
     Path("bin").mkdir()
-    for tool in ("bash", "dirname", "cmp"):
+    for tool in ("bash", "dirname", "readlink", "cmp"):
         Path("bin", tool).symlink_to(shutil.which(tool))
-
-
-class Answer(NamedTuple):
-    """What a program printed, and its exit code."""
-
-    stdout: str
-    stderr: str
-    code: int
 
 
 class Scene:
@@ -305,7 +322,7 @@ class Scene:
         if row.root and not self.full_disk:
             return None
         if row[:2] not in self.answers:
-            answer = self.processes[row[:2]].result() if row.process else self._in_this_process(row)
+            answer = self.processes[row[:2]].result() if row.process else run(*row.words.split(" "))
             self.answers[row[:2]] = answer
             shutil.rmtree(self.folder / "new", ignore_errors=True)
         return self.answers[row[:2]]
@@ -326,23 +343,9 @@ class Scene:
         variables = "".join(f"{name}={value} " for name, value in row.environment.items())
         return f"| {row.what} | `{variables}{row.words}` | {said} | {answer.code} |"
 
-    def _in_this_process(self, row):
-        program, *words = row.words.split(" ")
-        with _captured() as read, mock.patch.object(sys, "argv", [program, *words]):
-            try:
-                if program.endswith(".py"):
-                    runpy.run_path(str(ROOT / program), run_name="__main__")
-                else:
-                    sys.modules.pop(program, None)  # as `python -m` would, without a warning
-                    runpy.run_module(program, run_name="__main__")
-                code = 0
-            except SystemExit as end:
-                code = end.code
-            return Answer(*read(), code)
-
     def _in_a_process(self, row):
         program, *words = row.words.split(" ")
-        file = self.folder / program if program.startswith("bare/") else ROOT / program
+        file = self.folder / program if (self.folder / program).exists() else ROOT / program
         start = shutil.which("bash") if program.endswith(".sh") else sys.executable
         variables = {name: str(self.folder / value) for name, value in row.environment.items()}
         done = subprocess.run(
@@ -354,33 +357,6 @@ class Scene:
             timeout=300,
         )
         return Answer(done.stdout, done.stderr, done.returncode)
-
-
-@contextlib.contextmanager
-def _captured():
-    """Inside, all that this process prints is caught, C++ included; gives a function reading (stdout, stderr)."""
-    files = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115  closed below
-    kept = [os.dup(number) for number in (1, 2)]
-
-    def read():
-        texts = []
-        for file in files:
-            file.flush()
-            file.seek(0)
-            texts.append(file.read())
-        return texts
-
-    try:
-        for number, file in zip((1, 2), files):
-            os.dup2(file.fileno(), number)
-        with contextlib.redirect_stdout(files[0]), contextlib.redirect_stderr(files[1]):
-            yield read
-    finally:
-        for number, copy in zip((1, 2), kept):
-            os.dup2(copy, number)
-            os.close(copy)
-        for file in files:
-            file.close()
 
 
 @contextlib.contextmanager

@@ -1,11 +1,13 @@
 """Configuration: precedence, the one place of types and ranges, what methods fix, and errors of one line."""
 
+import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
-from src.config import Config, load_config, read_yaml, resolve, save_yaml
+from src.config import DEFAULT_CONFIG, Config, load_config, read_yaml, resolve, save_yaml
 from src.errors import InputError
 
 CONFIGS = sorted(Path(__file__).parent.parent.joinpath("config").glob("*.yaml"))
@@ -90,12 +92,41 @@ def test_methods_are_settings(method, expected):
         ("", ["--method", "gap", "--rank_weight", "1"], "command line: rank_weight: method gap fixes it to 0"),
         ("", ["--seed"], "command line: argument --seed: expected one argument"),
         ("", ["stray"], "command line: unknown option stray"),
+        (
+            "",
+            ["config/a.yaml"],
+            r"config/a.yaml belongs to no option; did you mean --config_path config/a.yaml\?",
+        ),
+        ("", ["--stray.yaml"], "command line: unknown option --stray.yaml"),
         ("", ["--spars", "0.5"], "command line: unknown option --spars"),
     ],
 )
 def test_bad_input_is_one_clear_line(tmp_path, text, words, message):
     with pytest.raises(InputError, match=message):
         load(tmp_path, text, *words)
+
+
+@pytest.mark.parametrize("path", [CONFIGS[0].parent / "resnet20_digits.yaml", CONFIGS[-1]], ids=lambda path: path.name)
+def test_help_shows_the_values_and_choices_of_the_recipe_at_hand(path, capsys):
+    words = [] if path.stem == "resnet20_digits" else ["--config_path", str(path)]
+    with pytest.raises(SystemExit) as end:
+        load_config(["--sparsity", "0.123", "--help", *words])
+    assert end.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"YAML file with the recipe (default: config/{DEFAULT_CONFIG.name})" in text
+    assert f"what config/{path.name} comes to" in text
+    config = resolve(read_yaml(path))
+    for key, field in Config.model_fields.items():
+        choices = [*get_args(field.annotation)] if "Literal" in str(field.annotation) else []
+        words = field.description + (": " + ", ".join(choices) if choices else "")
+        value = {True: "true", False: "false"}[config[key]] if field.annotation is bool else config[key]
+        assert re.search(rf"--{key} (VALUE|\[true\|false\]) ", text)
+        assert words + (f" (default: {value})" if value != "" else "") in text
+
+
+def test_help_on_a_bad_file_says_what_is_wrong_with_it(tmp_path):
+    with pytest.raises(InputError, match="unknown key 'sparcity'"):
+        load(tmp_path, "sparcity: 0.9\n", "--help")
 
 
 def test_missing_file():

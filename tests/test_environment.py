@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 
+from src import environment
 from src.environment import VARIABLES, unsupported
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +39,29 @@ def test_variables_are_set_before_mindspore_and_the_users_win():
     for extra, expected in (({}, "AVX2"), ({"ONEDNN_MAX_CPU_ISA": "ALL"}, "ALL")):
         done = subprocess.run([sys.executable, "-c", code], env={**clean, **extra}, cwd=ROOT, capture_output=True)
         assert done.stdout.decode().strip() == expected, done.stderr
+
+
+def test_no_network_outlives_the_program(monkeypatch):
+    """Those that MindSpore still holds at its end print a traceback each."""
+    import mindspore as ms
+    from mindspore import Tensor, nn
+
+    def compile_and_forget():
+        network = nn.Dense(3, 2)
+
+        def step(x):
+            return network(x).sum()
+
+        ms.jit(step)(Tensor([[1.0, 2.0, 3.0]]))
+        return weakref.ref(network)
+
+    forgotten = compile_and_forget()
+    at_exit = []
+    monkeypatch.setattr(environment.atexit, "register", at_exit.append)
+    environment.prepare()
+    for function in at_exit:
+        function()
+    assert forgotten() is None
 
 
 @pytest.mark.slow

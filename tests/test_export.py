@@ -45,9 +45,19 @@ def zeros_in(trained):
     return sum(int((weight == 0).sum()) for weight in trained.weights().values())
 
 
-@pytest.mark.parametrize("fold_bn", [False, True], ids=["plain", "folded"])
-@pytest.mark.parametrize("file_format", ["MINDIR", "ONNX"])
-@pytest.mark.parametrize("name", ["resnet20", "resnet50"])
+@pytest.mark.parametrize(
+    ("name", "file_format", "fold_bn"),
+    [
+        ("resnet20", "MINDIR", False),
+        ("resnet20", "MINDIR", True),
+        ("resnet20", "ONNX", False),
+        ("resnet20", "ONNX", True),
+        pytest.param("resnet50", "MINDIR", False, marks=pytest.mark.slow),
+        ("resnet50", "MINDIR", True),
+        pytest.param("resnet50", "ONNX", False, marks=pytest.mark.slow),
+        pytest.param("resnet50", "ONNX", True, marks=pytest.mark.slow),
+    ],
+)
 def test_a_file_gives_the_networks_logits_and_keeps_its_zeros(request, tmp_path, name, file_format, fold_bn):
     ckpt = request.getfixturevalue(name)
     before = ckpt.read_bytes()

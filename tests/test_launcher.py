@@ -1,7 +1,9 @@
-"""The launcher: a worker that is killed, the same command again, and bad input."""
+"""The scripts: --help, links and CDPATH; the launcher: a worker that is killed, the same command again, bad input."""
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,16 +17,106 @@ from test_parallel import ENVIRONMENT
 
 from src.checkpoint import read_checkpoint
 from src.resume import read_run
+from tests import in_process
 
 ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ["setup.sh", *sorted(path.name for path in (ROOT / "scripts").glob("run_*.sh"))]
 
 
-def launch(folder, *words):
+@pytest.fixture
+def project(tmp_path):
+    """A project of scripts alone, with links to them elsewhere, and folders that a careless `cd` would go to."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "project" / "scripts")
+    for name in SCRIPTS:
+        (tmp_path / name).symlink_to(tmp_path / "project" / "scripts" / name)
+    (tmp_path / "wrong" / "project" / "scripts").mkdir(parents=True)
+    (tmp_path / "wrong" / "scripts").mkdir()
+    return tmp_path / "project"
+
+
+def run_script(words, folder, **environment):
+    environment = {**ENVIRONMENT, "CDPATH": f"{folder}/wrong:{folder}/project/wrong", **environment}
+    return subprocess.run(["bash", *words], env=environment, capture_output=True, text=True, cwd=folder)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("words", [["--help"], ["x", "-h"]], ids=str)
+def test_every_script_has_a_help_that_installs_nothing(name, words, project):
+    for script in (f"project/scripts/{name}", name):
+        done = run_script([script, *words], project.parent)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert re.search(rf"^usage: bash scripts/{name}( \[?[A-Zpt]|$)", done.stdout, re.MULTILINE)
+        assert not re.search("^#|set -e", done.stdout, re.MULTILINE)
+    assert [path.name for path in project.iterdir()] == ["scripts"]
+
+
+@pytest.mark.parametrize("script", ["project/scripts/run_eval.sh", "run_eval.sh"])
+def test_scripts_find_their_project_through_links_and_in_spite_of_cdpath(script, project):
+    (project / ".venv" / "bin").mkdir(parents=True)
+    python = project / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    for folder in (project, project / ".venv"):
+        (folder / "requirements.txt").touch()
+    done = run_script([script, "a.ckpt", "data", "--json"], project.parent)
+    assert done.stdout.split() == [str(project / "eval.py"), "--ckpt", "a.ckpt", "--data_path", "data", "--json"]
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("program", "code", "noted"),
+    [("", 0, "1 0\n"), ("sys.exit(3)", 3, "1 3\n"), ("os.kill(os.getpid(), 9)", 137, "1 -9\n")],
+    ids=["done", "failed", "killed"],
+)
+def test_how_a_worker_ended_is_noted(program, code, noted, project):
+    (project / "train.py").write_text(f"import os, sys\nprint(sys.argv[1:])\n{program}\n")
+    done = subprocess.run(
+        [sys.executable, project / "scripts" / "worker.py", project / "ends", "--seed", "2"],
+        env={**os.environ, "MS_ROLE": "MS_WORKER", "RANK_ID": "1", "PYTHONUNBUFFERED": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "['--seed', '2']\n"
+    assert done.returncode == code
+    assert (project / "ends").read_text() == noted
+
+
+def test_a_worker_that_is_told_to_stop_with_its_watcher_ends_as_it_likes(project):
+    (project / "train.py").write_text(
+        "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(5))\nprint(1)\nsignal.pause()\n"
+    )
+    worker = subprocess.Popen(
+        [sys.executable, project / "scripts" / "worker.py", project / "ends"],
+        env={**os.environ, "MS_ROLE": "MS_WORKER", "RANK_ID": "0", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    worker.stdout.readline()
+    os.killpg(worker.pid, signal.SIGTERM)
+    worker.communicate(timeout=30)
+    assert (worker.returncode, (project / "ends").read_text()) == (5, "0 5\n")
+
+
+@pytest.mark.parametrize(("level", "expected"), [(None, "3"), ("1", "1"), ("3", "3"), ("4", "3"), ("x", "3")])
+def test_the_scheduler_says_which_host_is_lost_at_any_log_level(level, expected, project):
+    (project / "train.py").write_text("import os\nprint(os.environ['GLOG_v'])\n")
+    environment = {key: value for key, value in os.environ.items() if key != "GLOG_v"}
+    done = subprocess.run(
+        [sys.executable, project / "scripts" / "worker.py", project / "ends"],
+        env={**environment, "MS_ROLE": "MS_SCHED", **({"GLOG_v": level} if level else {})},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.returncode) == (f"{expected}\n", 0)
+    assert not (project / "ends").exists()
+
+
+def launch(folder, *words, **environment):
     command = ["bash", ROOT / "scripts" / "run_distribute_train.sh", "--output_path", folder, "--device_target", "CPU"]
     command += ["--epoch_size", "4", "--batch_size", "128", "--update_interval", "5", "--sparsity", "0.9", *words]
     return subprocess.Popen(
         list(map(str, command)),
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -43,7 +135,8 @@ def wait_for_epoch(folder, epoch, job):
 
 def test_a_killed_worker_ends_the_job_and_the_same_command_goes_on(tmp_path):
     folder = tmp_path / "run"
-    job = launch(folder)
+    words = ["--sync_batch_norm", "false"]  # compiles in less time
+    job = launch(folder, *words, GLOG_v="4")  # MindSpore itself then says nothing
     wait_for_epoch(folder, 1, job)
     first_line = (folder / "logs" / "worker_1.log").read_text().splitlines()[0]
     os.kill(int(first_line.rpartition(" ")[2]), signal.SIGKILL)
@@ -55,7 +148,7 @@ def test_a_killed_worker_ends_the_job_and_the_same_command_goes_on(tmp_path):
     epochs = read_run(folder / "resume.ckpt")[1]["epoch"]  # the metrics may be one ahead
     assert epochs < 4
 
-    job = launch(folder, "--resume_ckpt", "auto")
+    job = launch(folder, *words, "--resume_ckpt", "auto")
     output, _ = job.communicate(timeout=180)
     assert job.returncode == 0, output
     result = json.loads((folder / "result.json").read_text())
@@ -67,10 +160,7 @@ def test_a_killed_worker_ends_the_job_and_the_same_command_goes_on(tmp_path):
     assert [line["step"] for line in lines] == [11, 22, 33, 44]
     assert result["last"]["top1"] == lines[-1]["top1"]
     assert lines[-1]["density"] == pytest.approx(0.1, abs=1e-5)
-    done = subprocess.run(
-        [sys.executable, ROOT / "eval.py", "--ckpt", folder / "last.ckpt", "--json"], capture_output=True, text=True
-    )
-    scores = json.loads(done.stdout)
+    scores = json.loads(in_process.run("eval.py", "--ckpt", folder / "last.ckpt", "--json").stdout)
     # the averaged BatchNorm statistics are in the file, and two workers have counted 360 images
     assert (scores["top1"], scores["images"]) == (result["last"]["top1"], 360)
 
@@ -121,7 +211,6 @@ def test_a_stopped_job_goes_on_to_the_same_end(number, tmp_path):
 @pytest.mark.parametrize(
     ("words", "environment", "message"),
     [
-        (["--batch_size", "65"], {}, "error: batch_size: 65 images per step cannot be shared evenly by 2 workers"),
         (["--sparcity", "0.5"], {}, "error: command line: unknown option --sparcity; did you mean --sparsity?"),
         (
             ["--device_target", "GPU", "--output_path", "x"],

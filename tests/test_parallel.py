@@ -20,6 +20,7 @@ from src.checkpoint import read_checkpoint
 from src.data import Batches, build_dataset, digits
 from src.errors import InputError
 from src.rpg_cell import RPGWithLossCell, build_rank_term
+from tests import in_process
 from tests.streams import epochs_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -189,12 +190,12 @@ def runs(tmp_path_factory):
     """What tests/parallel_job.py wrote, by (number of workers, rank): (JSON content, arrays)."""
     folder = tmp_path_factory.mktemp("workers")
     program = ROOT / "tests" / "parallel_job.py"
-    launcher = ["msrun", "--worker_num=2", "--local_worker_num=2", "--join=True", f"--log_dir={folder}"]
-    port = f"--master_port={30_000 + os.getpid() % 10_000}"
-    for command in ([sys.executable, program, folder], [*launcher, port, program, folder]):
-        done = subprocess.run(list(map(str, command)), env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-        logs = "".join(log.read_text()[-3000:] for log in folder.glob("worker_*.log"))
-        assert done.returncode == 0, done.stderr[-3000:] + logs
+    assert in_process.run("tests/parallel_job.py", folder).code == 0
+    command = ["msrun", "--worker_num=2", "--local_worker_num=2", "--join=True", f"--log_dir={folder}"]
+    command += [f"--master_port={30_000 + os.getpid() % 10_000}", str(program), str(folder)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    logs = "".join(log.read_text()[-3000:] for log in folder.glob("worker_*.log"))
+    assert done.returncode == 0, done.stderr[-3000:] + logs
     found = {"folder": folder}
     for size, rank in ((1, 0), (2, 0), (2, 1)):
         file = folder / f"{size}_{rank}.json"

@@ -1,4 +1,7 @@
-"""The programs as a user calls them: train, evaluate, export. Bad input has a table of its own, test_bad_input.py."""
+"""The programs as a user calls them: train, evaluate, export. Bad input has a table of its own, test_bad_input.py.
+
+Each program runs once in a process of its own; beyond that, in this one.
+"""
 
 import json
 import re
@@ -11,22 +14,33 @@ import pytest
 from PIL import Image
 
 from src.data import digits
+from tests import in_process
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = ["--epoch_size", "2", "--batch_size", "128", "--update_interval", "3", "--sparsity", "0.9"]
 
 
-def run(*words, cwd=None):
-    return subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, cwd=cwd, timeout=300)
+def run(program, *words, cwd="."):
+    """Run a program in a process of its own; returns what it printed."""
+    command = [sys.executable, ROOT / program, *words]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=cwd, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def run_here(program, *words, cwd="."):
+    """The same in this process."""
+    done = in_process.run(program, *words, cwd=cwd)
+    assert done.code == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Output folder and stdout of a short run, started from another directory."""
     folder = tmp_path_factory.mktemp("programs")
-    done = run(ROOT / "train.py", *SHORT, "--output_path", "run", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return folder / "run", done.stdout
+    stdout = run("train.py", *SHORT, "--output_path", "run", cwd=folder)
+    return folder / "run", stdout
 
 
 def test_train_says_what_it_did(trained):
@@ -54,9 +68,8 @@ def test_train_says_what_it_did(trained):
 def test_eval_agrees_with_training(trained, name):
     folder, _ = trained
     result = json.loads((folder / "result.json").read_text())
-    done = run(ROOT / "eval.py", "--ckpt", folder / f"{name}.ckpt", "--json")
-    assert done.returncode == 0, done.stderr
-    scores = json.loads(done.stdout)
+    stdout = (run if name == "last" else run_here)("eval.py", "--ckpt", folder / f"{name}.ckpt", "--json")
+    scores = json.loads(stdout)
     assert {key: scores[key] for key in ("top1", "top5", "loss")} == {
         key: result[name][key] for key in ("top1", "top5", "loss")
     }
@@ -66,10 +79,9 @@ def test_eval_agrees_with_training(trained, name):
 
 def test_eval_prints_tables_and_compares(trained, tmp_path):
     best, last = trained[0] / "best.ckpt", trained[0] / "last.ckpt"
-    done = run(ROOT / "eval.py", "--ckpt", best, "--compare", last, "--report", "new/folder", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert [done.stdout.count(text) for text in ("layer3.2.conv2.weight", "360 images")] == [2, 2]
-    assert done.stdout.splitlines()[-1] == "pictures and report: new/folder/layers.png, new/folder/report.html"
+    stdout = run_here("eval.py", "--ckpt", best, "--compare", last, "--report", "new/folder", cwd=tmp_path)
+    assert [stdout.count(text) for text in ("layer3.2.conv2.weight", "360 images")] == [2, 2]
+    assert stdout.splitlines()[-1] == "pictures and report: new/folder/layers.png, new/folder/report.html"
     page = (tmp_path / "new" / "folder" / "report.html").read_text(encoding="utf-8")
     assert all(str(file) in page for file in (best, last))
 
@@ -83,9 +95,9 @@ def test_export_reloads_to_the_same_logits(trained, tmp_path, options):
 
     before = (trained[0] / "best.ckpt").read_bytes()
     file = tmp_path / "net.mindir"
-    done = run(ROOT / "export.py", "--ckpt", trained[0] / "best.ckpt", "--file_name", file, *options)
-    assert done.returncode == 0, done.stderr
-    assert str(file) in done.stdout
+    start = run_here if options else run
+    stdout = start("export.py", "--ckpt", trained[0] / "best.ckpt", "--file_name", file, *options)
+    assert str(file) in stdout
     assert [entry.name for entry in tmp_path.iterdir()] == [file.name]
     network = load_trained(trained[0] / "best.ckpt").network
     reloaded = nn.GraphCell(ms.load(str(file)))
@@ -97,41 +109,36 @@ def test_export_reloads_to_the_same_logits(trained, tmp_path, options):
 
 def test_pack_and_unpack(trained, tmp_path):
     ckpt = trained[0] / "best.ckpt"
-    done = run(ROOT / "export.py", "--ckpt", ckpt, "--file_format", "PACKED", "--file_name", tmp_path / "net")
-    assert done.returncode == 0, done.stderr
-    assert f"{(tmp_path / 'net.packed').stat().st_size:,}" in done.stdout
-    done = run(ROOT / "export.py", "--unpack", tmp_path / "net.packed", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    stdout = run_here("export.py", "--ckpt", ckpt, "--file_format", "PACKED", "--file_name", tmp_path / "net")
+    assert f"{(tmp_path / 'net.packed').stat().st_size:,}" in stdout
+    run_here("export.py", "--unpack", tmp_path / "net.packed", cwd=tmp_path)
     assert (tmp_path / "net.ckpt").read_bytes() == ckpt.read_bytes()
 
 
 @pytest.mark.parametrize("file_format", ["MINDIR", "ONNX"])
 def test_an_exported_file_classifies_pictures(trained, tmp_path, file_format):
     options = ["--fold_bn", "--softmax", "--normalize", "--dynamic_batch", "--converter_config"]
-    done = run(
-        ROOT / "export.py", "--ckpt", trained[0] / "best.ckpt", "--file_format", file_format,
+    stdout = run_here(
+        "export.py", "--ckpt", trained[0] / "best.ckpt", "--file_format", file_format,
         "--file_name", tmp_path / "net", *options,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
     model = tmp_path / f"net.{file_format.lower()}"
     config = tmp_path / f"{model.name}.converter.cfg"
-    assert f"converter_lite --fmk={file_format} --modelFile={model}" in done.stdout
-    assert f"--configFile={config}" in done.stdout
+    assert f"converter_lite --fmk={file_format} --modelFile={model}" in stdout
+    assert f"--configFile={config}" in stdout
     assert "ge.enableCompressWeight=true" in config.read_text()
     pictures = [tmp_path / "a.png", tmp_path / "b.png"]
     for picture, image in zip(pictures, digits.arrays("test")[0]):
         Image.fromarray(image[:, :, 0]).save(picture)
-    done = run(ROOT / "infer.py", "--model", model, *pictures)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    stdout = (run if file_format == "MINDIR" else run_here)("infer.py", "--model", model, *pictures)
+    lines = stdout.splitlines()
     assert [line.partition(": ")[0] for line in lines] == [str(picture) for picture in pictures]
     assert all(re.fullmatch(r"[0-9] \(\d+\.\d %\)", line.rpartition(": ")[2]) for line in lines)
 
 
 def test_dry_run_plans_and_touches_nothing(tmp_path):
-    done = run(ROOT / "train.py", "--dry_run", "--output_path", tmp_path / "none")
-    assert done.returncode == 0, done.stderr
+    stdout = run_here("train.py", "--dry_run", "--output_path", tmp_path / "none")
     assert not (tmp_path / "none").exists()
-    assert "steps: " in done.stdout
-    assert "kept at start" in done.stdout
-    assert "0.02000" in done.stdout  # the target density in the last tenth
+    assert "steps: " in stdout
+    assert "kept at start" in stdout
+    assert "0.02000" in stdout  # the target density in the last tenth
