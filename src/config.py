@@ -79,7 +79,7 @@ def load_config(arguments=None):
     path, given = _parse(sys.argv[1:] if arguments is None else arguments)
     values = read_yaml(path)
     config = resolve(values, given, where=str(path))
-    # Named by a recipe, the file may still have to be trained when the run is planned; a resumed run brings its weights.
+    # Named by a recipe, it may still have to be trained when the run is planned; a resumed run brings its weights.
     if given.get("pretrained") and not config.resume_ckpt:
         try:
             Path(config.pretrained).stat()

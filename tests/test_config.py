@@ -109,7 +109,7 @@ def test_weights_named_on_the_command_line_must_be_there(tmp_path):
     for words in ([], ["--dry_run"]):
         with pytest.raises(InputError, match=r"pretrained: cannot read .*none\.ckpt: No such file"):
             load(tmp_path, "lr: 0.1", "--pretrained", missing, *words)
-        with pytest.raises(InputError, match="pretrained: cannot read x+: File name too long"):
+        with pytest.raises(InputError, match=r"pretrained: cannot read x+: File name too long"):
             load(tmp_path, "lr: 0.1", "--pretrained", "x" * 3000, *words)
     assert load(tmp_path, f"pretrained: {missing}", "--dry_run").pretrained == missing
     assert load(tmp_path, "", "--pretrained", missing, "--resume_ckpt", "auto").pretrained == missing

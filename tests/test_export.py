@@ -229,7 +229,7 @@ def test_a_network_short_of_its_target_is_exported_with_a_warning(resnet20, tmp_
     export.main()
     said = capsys.readouterr().err
     assert said.startswith(f"warning: {tmp_path}/early.ckpt: its sparsity, counted, is 98.000")
-    assert "target of its run is 99 %" in said
+    assert "its run's target is 99 %" in said
     assert said.count("\n") == 1
     assert (tmp_path / "early.packed").exists()
 

@@ -260,7 +260,7 @@ def test_other_files_and_versions_are_refused(tmp_path, file):
 
 
 def test_a_folder_that_takes_no_files_is_named(file):
-    with pytest.raises(InputError, match="file_name: cannot write /proc/none.ckpt: "):
+    with pytest.raises(InputError, match=r"file_name: cannot write /proc/none\.ckpt: "):
         unpack_checkpoint(file, Path("/proc/none.ckpt"))
 
 

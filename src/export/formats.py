@@ -55,7 +55,7 @@ def unmet_target(trained):
     if left <= total_budget(sizes, 1 - target):
         return None
     return (
-        f"its sparsity, counted, is {100 * (1 - left / sum(sizes)):.4f} %; the target of its run is {100 * target:g} %: "
+        f"its sparsity, counted, is {100 * (1 - left / sum(sizes)):.4f} %; its run's target is {100 * target:g} %: "
         "let the run reach its end, and export what it leaves then"
     )
 
