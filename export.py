@@ -6,28 +6,37 @@ from mindspore import Tensor
 
 from src.command_line import Parser, positive
 from src.device import select_device
-from src.errors import InputError, run_program
+from src.errors import InputError, run_program, tell
 from src.export import edge, formats
 from src.export.deployed import describe_interface
 from src.export.multiply_adds import count_multiply_adds, format_multiply_adds
 from src.export.report import format_exported
+from src.files import check_new
 
 
 def main():
     """Export or unpack the file on the command line."""
     arguments = parse()
     if arguments.unpack:
-        path = formats.output_path(arguments.unpack, arguments.file_name, ".ckpt")
+        path = formats.output_path(arguments.unpack, arguments.file_name, ".ckpt", arguments.overwrite)
         formats.unpack_checkpoint(arguments.unpack, path)
         print(f"{path}: {path.stat().st_size:,} bytes")
         return
     select_device(arguments.device_target)
-    path = formats.output_path(arguments.ckpt, arguments.file_name, formats.SUFFIXES[arguments.file_format])
+    values = arguments.values or "fp32"
+    suffix = formats.SUFFIXES[arguments.file_format]
+    path = formats.output_path(arguments.ckpt, arguments.file_name, suffix, arguments.overwrite, values)
+    config = path.with_name(path.name + ".converter.cfg") if arguments.converter_config else None
+    if config:
+        check_new(config, arguments.overwrite, "converter_config")
     trained = formats.load_for_export(arguments.ckpt)
+    unmet = formats.unmet_target(trained)
+    if unmet:
+        tell("warning", f"{arguments.ckpt}: {unmet}")
     batch_size = None if arguments.dynamic_batch else arguments.batch_size or 1
     interface = describe_interface(trained, batch_size, arguments.normalize, arguments.softmax)
     if arguments.file_format == "PACKED":
-        exported = formats.export_packed(arguments.ckpt, path, arguments.values or "fp32")
+        exported = formats.export_packed(arguments.ckpt, path, values)
     else:
         exported = formats.export_graph(arguments.ckpt, arguments.file_format, path, interface, arguments.fold_bn)
         shape = "x".join(map(str, (batch_size or "N", *trained.image_shape)))
@@ -36,8 +45,7 @@ def main():
     print(format_exported([formats.describe_checkpoint(arguments.ckpt, trained), exported]))
     image = interface._replace(batch_size=1, normalized=False).random_images()
     print(format_multiply_adds(count_multiply_adds(trained.network, Tensor(image))))
-    if arguments.converter_config:
-        config = path.with_name(path.name + ".converter.cfg")
+    if config:
         edge.write_converter_config(config, interface)
         print(f"on the Ascend host: {edge.converter_command(path, config, arguments.file_format)}")
 
@@ -57,6 +65,7 @@ def parse():
     parser.add_argument("--softmax", action="store_true", help="return probabilities instead of logits")
     parser.add_argument("--values", choices=("fp32", "fp16"), help="precision of PACKED weights (default: fp32)")
     parser.add_argument("--converter_config", action="store_true", help="write converter_lite's configuration too")
+    parser.add_argument("--overwrite", action="store_true", help="replace the files to write, if they exist")
     parser.add_argument("--device_target", default="auto", choices=("auto", "CPU", "GPU", "Ascend"))
     arguments = parser.parse_args()
 

@@ -68,7 +68,7 @@ def build_parts(config, workers=SINGLE):
     ms.set_seed(config.seed)
     network = build_model(**describe_model(config))
     network.set_train(True)
-    # A plan needs no weights, and a resumed run brings its own.
+    # A plan needs no weights (one named on the command line is there: see `load_config`); a resumed run brings its own.
     if config.pretrained and not config.resume_ckpt and (Path(config.pretrained).exists() or not config.dry_run):
         load_pretrained(network, config.pretrained)
     try:

@@ -88,7 +88,14 @@ def load_config(arguments=None):
     """
     path, given = _parse(sys.argv[1:] if arguments is None else arguments)
     values = read_yaml(path)
-    return resolve(values, given, where=str(path))
+    config = resolve(values, given, where=str(path))
+    # Named by a recipe, it may still have to be trained when the run is planned; a resumed run brings its weights.
+    if given.get("pretrained") and not config.resume_ckpt:
+        try:
+            Path(config.pretrained).stat()
+        except OSError as error:
+            raise InputError(f"command line: pretrained: cannot read {config.pretrained}: {error.strerror}") from None
+    return config
 
 
 def resolve(values, given=None, where="configuration"):

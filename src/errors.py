@@ -10,6 +10,11 @@ class InputError(Exception):
     """Something the user gave is wrong. The message is one line: what, where, and what to do."""
 
 
+def tell(kind, message):
+    """Print a message as one line on stderr, after its kind, such as error or warning."""
+    print(f"{kind}: {' '.join(str(message).split())}", file=sys.stderr)
+
+
 def run_program(main):
     """Run `main()`; an InputError becomes one line on stderr and exit code 2, any other exception is a bug.
 
@@ -23,5 +28,5 @@ def run_program(main):
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        tell("error", error)
         raise SystemExit(2) from None

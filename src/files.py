@@ -1,7 +1,10 @@
 """Files that are replaced in one step: whatever happens, the old one or the new one is there, whole."""
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
+
+from .errors import InputError
 
 
 def replace_file(path, chunks, keep=None):
@@ -24,6 +27,21 @@ def replace_file(path, chunks, keep=None):
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_new(path, overwrite, option):
+    """Raise InputError if a file that nobody asked to replace is at `path`; option: what the path was given with."""
+    if path.exists() and not overwrite:
+        raise InputError(f"{option}: {path} exists; replace it with --overwrite, or choose another name")
+
+
+@contextmanager
+def writing(path, option):
+    """Inside, an OSError becomes an InputError that names `path` and the option it was given with."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{option}: cannot write {path}: {error.strerror}") from None
 
 
 def append_line(path, line):

@@ -56,14 +56,45 @@ def read_image(path, interface):
     pixels = pixels.transpose(2, 0, 1).astype(np.float32)
     if interface.normalized:
         return pixels
-    mean, std = (np.float32(values).reshape(-1, 1, 1) for values in (interface.mean, interface.std))
+    mean, std = _statistics(interface)
     return (pixels - mean) / std
+
+
+def inverted(images, interface):
+    """The negative of images that `read_image` returned: dark for bright."""
+    if interface.normalized:
+        return 255 - images
+    mean, std = _statistics(interface)
+    return (255 - 2 * mean) / std - images
+
+
+def unlike_training(image, interface):
+    """A few words on how an image's mean brightness lies far from that of training images, or None.
+
+    Brightness is taken in standard deviations of the training images' pixels from their mean. Where these are drawings
+    on a dark or bright ground, the negative of a drawing lies near the negative of the mean; a photograph's mean lies
+    within 2, as a rule.
+    """
+    mean, std = _statistics(interface)
+    values = (image - mean) / std if interface.normalized else image
+    brightness = float(values.mean())
+    negative = float(((255 - 2 * mean) / std).mean())  # where the negative of an image as bright as the mean lies
+    if abs(negative) > 0.7 and brightness / negative > 2 / 3:
+        return "as bright or dark as a negative of the training images; add --invert, or leave it out"
+    if abs(brightness) > 2:
+        return f"much {'brighter' if brightness > 0 else 'darker'} than the training images; its class may be wrong"
+    return None
 
 
 def softmax(logits):
     """Probabilities of each row."""
     powers = np.exp(logits - logits.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)
+
+
+def _statistics(interface):
+    """Mean and standard deviation of the training images' grey values, each (channels, 1, 1)."""
+    return (np.float32(values).reshape(-1, 1, 1) for values in (interface.mean, interface.std))
 
 
 def _open_mindir(path):

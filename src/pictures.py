@@ -1,8 +1,8 @@
 """Pictures of a run, as PNG files in memory: its curves over steps, and its layers before and after.
 
 Matplotlib's figure objects are used without pyplot, so nothing is kept between pictures and no display is needed. The
-same data gives the same bytes. The shape suits a page that is also read on a telephone: narrow, panels one below the
-other.
+same data gives the same bytes. Each picture comes in two widths with the same type size: a browser scales a picture to
+the page, and on a telephone the type of a wide one would be too small to read.
 """
 
 import io
@@ -12,12 +12,14 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-WIDTH = 5.6  # inches
-DPI = 160
+WIDE, NARROW = 5.6, 3.4  # inches
+DPI = {WIDE: 160, NARROW: 240}  # telephones have finer screens
 BLUE, VERMILION = "#0072b2", "#d55e00"  # of Okabe and Ito, told apart by the colour-blind as well
 GREY = "#9a9a9a"
 STYLES = {"before": (GREY, "white"), "B": (VERMILION, "none")}  # line and inside of the marks, else blue
-MOST_NAMES = 54  # layer names that fit side by side in the smallest legible type
+ROW = 0.15  # inches from layer to layer, for a name in legible type
+MOST_NAMES = 160  # layers, beyond which not each is named
+SETTLED = 0.25  # share of training after which accuracy is to be seen well
 
 
 class Panel(NamedTuple):
@@ -27,70 +29,95 @@ class Panel(NamedTuple):
     labels: dict
     factor: float = 1.0
     logarithmic: bool = False
+    focused: bool = False  # on what follows the first epochs
 
 
 CURVES = (
     Panel("loss", {"train_loss": "training", "loss": "test"}),
-    Panel("accuracy on the test data, %", {"top1": "top-1", "top5": "top-5"}),
+    Panel("test accuracy, %", {"top1": "top-1", "top5": "top-5"}, focused=True),
     Panel("density, %", {"density": ""}, 100.0, logarithmic=True),
-    Panel("drop fraction, at the last mask update of an epoch", {"drop_fraction": ""}),
-    Panel("rank term, at the last mask update of an epoch", {"rank_loss": ""}),
+    Panel("drop fraction", {"drop_fraction": ""}),
+    Panel("rank term", {"rank_loss": ""}),
 )
 
 
-def draw_curves(metrics):
+def draw_curves(metrics, width=WIDE):
     """Loss, accuracy, density, drop fraction and rank term over steps, each where there is one; PNG bytes.
 
     metrics: the lines of metrics.jsonl, one dict per epoch with at least `step`. A value that is None leaves a gap; a
-    quantity that has none, and the density of a network that is never pruned, get no panel.
+    quantity that has none, and the density of a network that is never pruned, get no panel. width: WIDE or NARROW.
     """
     panels = [panel for panel in CURVES if _has_something_to_show(panel, metrics)]
-    figure, rows = _new_figure([1.55] * len(panels))
+    figure = Figure((width, 1.55 * len(panels) + 0.5), DPI[width], layout="constrained")
+    rows = list(figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0])
     steps = [line["step"] for line in metrics]
     size = 2.5 if len(steps) <= 60 else 1.0  # a mark at least: a value between two gaps has no line
     for axes, panel in zip(rows, panels):
-        for (key, label), colour in zip(panel.labels.items(), (BLUE, VERMILION)):
-            values = [_number(line.get(key)) * panel.factor for line in metrics]
+        _style(axes)
+        curves = [[_number(line.get(key)) * panel.factor for line in metrics] for key in panel.labels]
+        for values, label, colour in zip(curves, panel.labels.values(), (BLUE, VERMILION)):
             axes.plot(steps, values, color=colour, label=label, marker="o", markersize=size, linewidth=1.3)
         axes.set_xlim(0, 1.02 * steps[-1])
         if panel.logarithmic:
-            _use_log_scale(axes, [value for value in values if value > 0])
+            _use_log_scale(axes, "y", [value for value in curves[0] if value > 0])
+        elif panel.focused:
+            axes.set_ylim(*focused_limits(curves))
         _add_title(axes, panel.title, len(panel.labels))
     rows[-1].set_xlabel("step")
-    rows[-1].xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    rows[-1].xaxis.set_major_locator(MaxNLocator(8 if width == WIDE else 5, integer=True))
     rows[-1].xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
     return _png(figure)
 
 
-def draw_layers(reports):
-    """Density, relative rank and relative tail-energy rank of every layer; PNG bytes.
+def focused_limits(curves):
+    """Limits of an axis of per cent, around what the curves (lists of numbers, NaN for a gap) show once settled.
 
-    reports: one or two lists of `layer_report` dicts by their labels, "before" and "after", or "A" and "B". Layers are
-    matched by name. A layer without weights left has no place on the logarithmic axis: it gets a cross at its foot.
+    That is after a quarter of training: an axis from 0 would hide what tells 95 from 99. What lies lower before is
+    cut off.
+    """
+    settled = [value for values in curves for value in values[int(SETTLED * len(values)) :] if math.isfinite(value)]
+    low, high = min(settled, default=0.0), max(settled, default=100.0)
+    margin = max(0.08 * (high - low), 0.5)
+    return max(low - margin, -0.2 * margin), min(high + margin, 100 + 0.2 * margin)  # a mark at 0 or 100 is seen whole
+
+
+def draw_layers(reports, width=WIDE):
+    """Density, relative rank and relative tail-energy rank of every layer, a row each; PNG bytes.
+
+    reports: one or two lists of `layer_report` dicts by their labels, "before" and "after", or "A" and "B"; width: WIDE or
+    NARROW. Layers are matched by name. A layer without weights left has no place on the logarithmic axis: it gets a
+    cross at its foot.
     """
     names = list(dict.fromkeys(layer["name"] for layers in reports.values() for layer in layers))
-    figure, (density, rank, tail_rank) = _new_figure([2.0, 1.6, 1.6], names=True)
+    figure = Figure((width, ROW * min(len(names), MOST_NAMES) + 0.8), DPI[width], layout="constrained")
+    density, rank, tail_rank = figure.subplots(1, 3, sharey=True)
+    _name_layers(density, names)
     positive = [100 * layer["density"] for layers in reports.values() for layer in layers if layer["density"] > 0]
-    _use_log_scale(density, positive)
-    foot = density.get_ylim()[0]
+    _use_log_scale(density, "x", positive, subs=(1.0,))
+    foot = density.get_xlim()[0]
     for label, layers in reports.items():
         colour, face = STYLES.get(label, (BLUE, BLUE))
         rows = {layer["name"]: layer for layer in layers}
         shown = [rows.get(name) for name in names]
         for axes, values in zip((density, rank, tail_rank), zip(*map(_heights, shown))):
             axes.plot(
-                range(len(names)), values, color=colour, label=label, linewidth=0.8,
-                marker="o", markersize=3.5 if len(names) <= MOST_NAMES else 2.2, markerfacecolor=face,
+                values, range(len(names)), color=colour, label=label, linewidth=0.8,
+                marker="o", markersize=3.5, markerfacecolor=face,
             )  # fmt: skip
         empty = [index for index, row in enumerate(shown) if row and row["density"] == 0]
-        (crosses,) = density.plot(empty, [foot] * len(empty), "x", color=colour, clip_on=False, markersize=5)
+        (crosses,) = density.plot([foot] * len(empty), empty, "x", color=colour, clip_on=False, markersize=5)
         crosses.set_in_layout(False)  # they may stand over the edge of the panel
-    _add_title(density, "density, %", len(reports))
-    _add_title(rank, "rank, as a share of the largest possible")
-    _add_title(tail_rank, "tail-energy rank, as a share of the largest possible")
+    for axes, title in ((density, "density, %"), (rank, "rank"), (tail_rank, "tail rank")):
+        _style(axes)
+        axes.set_title(title, fontsize=9, fontweight="bold")
+        axes.tick_params(labeltop=True)
     for axes in (rank, tail_rank):
-        axes.set_ylim(0, 1.06)
-    _name_layers(tail_rank, names)
+        axes.set_xlim(0, 1.06)
+        axes.set_xticks((0, 0.5, 1), ("0", ".5", "1"))
+        axes.tick_params(left=False)
+    if len(reports) > 1:
+        handles, labels = rank.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False, fontsize=8)
     return _png(figure)
 
 
@@ -111,17 +138,11 @@ def _number(value):
     return math.nan if value is None else value
 
 
-def _new_figure(heights, names=False):
-    """A figure with one panel per height (inches), and room for layer names below if `names`."""
-    figure = Figure((WIDTH, sum(heights) + (1.5 if names else 0.5)), DPI, layout="constrained")
-    grid = figure.subplots(len(heights), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights})
-    rows = list(grid[:, 0])
-    for axes in rows:
-        axes.grid(True, color="#dddddd", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=8)
-    return figure, rows
+def _style(axes):
+    axes.grid(True, color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
 
 
 def _add_title(axes, title, curves=1):
@@ -133,25 +154,25 @@ def _add_title(axes, title, curves=1):
         )
 
 
-def _use_log_scale(axes, values):
-    """A logarithmic axis around positive `values`, with plain numbers and not too many of them."""
+def _use_log_scale(axes, which, values, subs=(1.0, 2.0, 5.0)):
+    """A logarithmic axis, `which` is x or y, around positive `values`, with plain numbers and not too many of them.
+
+    subs: the multiples of powers of ten that are named, unless the range is large.
+    """
     low, high = min(values, default=1.0), max(values, default=100.0)
-    axes.set_yscale("log")
-    axes.set_ylim(low / 1.4, high * 1.4)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 200 else (1.0,)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set(**{f"{which}scale": "log", f"{which}lim": (low / 1.4, high * 1.4)})
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(LogLocator(subs=subs if high / low < 200 else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.minorticks_off()
 
 
 def _name_layers(axes, names):
-    """Name every layer below the axis, or every second and so on of a long network."""
+    """One row per layer, the first on top, with its name; of a very long network every second is named, and so on."""
     every = math.ceil(len(names) / MOST_NAMES)
-    shown = names[::every]
-    size = min(8.0, 0.85 * 72 * 4.9 / len(shown))  # points: 4.9 inches are shared by the names
-    axes.set_xlim(-0.7, len(names) - 0.3)
-    axes.set_xticks(range(0, len(names), every))
-    axes.set_xticklabels([name.removesuffix(".weight") for name in shown], rotation=90, fontsize=size)
-    for text in axes.get_xticklabels():
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_yticks(range(0, len(names), every), [name.removesuffix(".weight") for name in names[::every]])
+    for text in axes.get_yticklabels():
         text.set_parse_math(False)
 
 

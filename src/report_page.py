@@ -26,17 +26,13 @@ class Card(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A picture: name of its own file, PNG bytes, a description for those who do not see it, and a caption."""
+    """A picture: its own file's name, PNG bytes, those for a narrow screen, a description in words, and a caption."""
 
     name: str
     png: bytes
+    narrow: bytes
     description: str
     caption: str
-
-    @property
-    def size(self):
-        """Width and height in pixels, from the PNG header."""
-        return struct.unpack(">II", self.png[16:24])
 
 
 class Table(NamedTuple):
@@ -71,7 +67,7 @@ def render_page(page):
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(TEMPLATE).render(page=page, data_uri=_data_uri)
+    return environment.get_template(TEMPLATE).render(page=page, data_uri=_data_uri, size=_size)
 
 
 def open_report_folder(folder, overwrite):
@@ -100,6 +96,11 @@ def write_report(folder, page):
     for path, content in zip(paths, files.values()):
         replace_file(path, [content])
     return paths
+
+
+def _size(png):
+    """Width and height in pixels, from the PNG header."""
+    return struct.unpack(">II", png[16:24])
 
 
 def _data_uri(png):

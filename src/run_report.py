@@ -6,7 +6,7 @@ import yaml
 
 from .config import Config
 from .errors import InputError
-from .pictures import draw_curves, draw_layers
+from .pictures import NARROW, draw_curves, draw_layers
 from .report_page import LAYERS, Card, Page, Picture, Table, write_report
 from .run_folder import RunFolder
 
@@ -85,7 +85,12 @@ def describe_run(config, metrics, result):
     initial = result.get("initial")
     reports = {"before": initial["layers"]} if initial else {}
     reports["after"] = result["layers"]
-    curves = Picture("curves.png", draw_curves(metrics), _describe_curves(metrics), "One point per epoch.")
+    caption = (
+        "One point per epoch. The axis of accuracy begins with what was reached after a quarter of training; drop fraction "
+        "and rank term are those of the last mask update of an epoch."
+    )
+    pictures = draw_curves(metrics), draw_curves(metrics, NARROW)
+    curves = Picture("curves.png", *pictures, _describe_curves(metrics), caption)
     return Page(
         _title(config),
         [f"Output of train.py in {config['output_path']}"],
@@ -129,7 +134,9 @@ def describe_comparison(evaluations, configs):
 
 
 def _title(config):
-    pruning = "dense" if config["method"] == "dense" else f"{config['method']}, {100 * config['sparsity']:g} % sparsity"
+    pruning = (
+        "dense" if config["method"] == "dense" else f"{config['method']}, {100 * config['sparsity']:g}\u00a0% sparsity"
+    )
     return f"{config['model']} on {config['dataset']}: {pruning}"
 
 
@@ -164,10 +171,12 @@ def _duration(seconds):
 
 def _layer_picture(reports):
     caption = (
-        "The rank is that of the layer's matrix with one row per output channel; the tail-energy rank is the number of "
-        "its largest singular values that hold all energy but about the share tail_energy. A cross: no weight is left."
+        "The rank is that of the layer's matrix with one row per output channel; the tail-energy rank (tail rank) is the "
+        "number of its largest singular values that hold all energy but about the share tail_energy; both as a share of "
+        "the largest possible rank. A cross: no weight is left."
     )
-    return Picture(LAYERS, draw_layers(reports), _describe_layers(reports), caption)
+    pictures = draw_layers(reports), draw_layers(reports, NARROW)
+    return Picture(LAYERS, *pictures, _describe_layers(reports), caption)
 
 
 def _describe_curves(metrics):

@@ -117,6 +117,7 @@ ROWS = [
     Row("a deployable checkpoint to resume", "train.py --output_path new --resume_ckpt run/best.ckpt", "resume.ckpt"),
     Row("a truncated state to resume", "train.py --output_path new --resume_ckpt cut.ckpt", "cut.ckpt"),
     Row("no pretrained weights there", "train.py --pretrained none.pth --output_path new", "No such file"),
+    Row("the same in a plan", "train.py --pretrained none.pth --dry_run", "No such file"),
     Row("pretrained weights of another model", "train.py --pretrained run/best.ckpt --model resnet32", "missing"),
     Row("a text for weights", "train.py --pretrained lines.yaml", "not a MindSpore checkpoint"),
     Row("a pickle that calls a function", "train.py --pretrained evil.pth", "evil.pth"),
@@ -175,6 +176,7 @@ ROWS = [
     Row("a truncated packed file", "export.py --unpack cut.packed --file_name y.ckpt", "damaged or truncated"),
     Row("the input for the output", "export.py --unpack run/best.ckpt", "is the input file"),
     Row("a file that is there", "export.py --unpack x.packed --file_name run/best.ckpt", "best.ckpt exists"),
+    Row("the same for a graph", "export.py --ckpt run/best.ckpt --file_name text", "text.mindir exists"),
     # inference
     Row("no such exported model", "infer.py --model none.mindir x.png", "cannot read none.mindir"),
     Row(
@@ -187,6 +189,9 @@ ROWS = [
     Row("an unknown ending", "src.tools.convert_torch evil.pth x.h5", "ends in none of"),
     Row("a pickle that calls a function", "src.tools.convert_torch evil.pth x.ckpt", "evil.pth"),
     Row("a run's state to convert", "src.tools.convert_torch run/resume.ckpt x.safetensors", "not a deployable"),
+    Row("names that are MindSpore's", "src.tools.convert_torch run/best.ckpt x.ckpt", "MindSpore's names already"),
+    Row("names that are PyTorch's", "src.tools.convert_torch evil.pth x.safetensors", "PyTorch's names already"),
+    Row("an output that is there", "src.tools.convert_torch run/best.ckpt evil.pth", "evil.pth exists"),
     # scripts
     Row("no checkpoint to evaluate", "scripts/run_eval.sh", "CKPT", process=True),
     Row("an option for a checkpoint", "scripts/run_eval.sh --ckpt run/best.ckpt", "CKPT", process=True),

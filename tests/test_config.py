@@ -134,6 +134,21 @@ def test_missing_file():
         load_config(["--config_path", "nowhere.yaml"])
 
 
+def test_weights_named_on_the_command_line_must_be_there(tmp_path):
+    """In a plan too; those that a recipe names may still have to be trained, and a resumed run brings its own."""
+    missing = str(tmp_path / "none.ckpt")
+    for words in ([], ["--dry_run"]):
+        with pytest.raises(InputError, match=r"pretrained: cannot read .*none\.ckpt: No such file"):
+            load(tmp_path, "lr: 0.1", "--pretrained", missing, *words)
+        with pytest.raises(InputError, match=r"pretrained: cannot read x+: File name too long"):
+            load(tmp_path, "lr: 0.1", "--pretrained", "x" * 3000, *words)
+    assert load(tmp_path, f"pretrained: {missing}", "--dry_run").pretrained == missing
+    assert load(tmp_path, "", "--pretrained", missing, "--resume_ckpt", "auto").pretrained == missing
+    assert load(tmp_path, f"pretrained: {missing}", "--pretrained=", "--dry_run").pretrained == ""
+    there = str(tmp_path / "c.yaml")
+    assert load(tmp_path, "", "--pretrained", there, "--dry_run").pretrained == there
+
+
 def test_every_key_is_described():
     assert all(field.description for field in Config.model_fields.values())
 

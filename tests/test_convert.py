@@ -19,7 +19,7 @@ from src.errors import InputError
 from src.models import build_model
 from src.naming import from_torch, identify, to_torch
 from src.pretrained import load_pretrained, read_weights
-from src.tools.convert_torch import _save_torch, mindspore_to_torch, torch_to_mindspore
+from src.tools.convert_torch import _torch_file, main, mindspore_to_torch, torch_to_mindspore
 from src.torch_files import _array, _fill, _Storage, read_torch
 from src.trained import load_trained
 from tests.numpy_network import forward
@@ -153,10 +153,43 @@ def test_a_network_that_is_none_of_ours(rng, tmp_path):
         torch_to_mindspore(tmp_path / "in.safetensors", tmp_path / "out.ckpt")
 
 
+def test_the_digits_network_there_and_back(trained_resnet20, tmp_path, monkeypatch, capsys):
+    def convert(*words):
+        monkeypatch.setattr(sys, "argv", ["convert_torch", *map(str, words)])
+        main()
+        return capsys.readouterr().out
+
+    ckpt, _ = trained_resnet20
+    there, back = tmp_path / "net.safetensors", tmp_path / "net.ckpt"
+    convert(ckpt, there)
+    assert "resnet20 for digits" in convert(there, back)
+    assert load_trained(back).image_shape == (1, 8, 8)
+    one, other = read_checkpoint(ckpt)[0], read_checkpoint(back)[0]
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+    before = {file: file.read_bytes() for file in (there, back)}
+    for words, message in (
+        ((ckpt, there), "OUT: .*net.safetensors exists; replace it with --overwrite"),
+        ((there, back), "OUT: .*net.ckpt exists"),
+        ((back, back, "--overwrite"), "is the input file"),
+        ((ckpt, tmp_path / "new.ckpt"), "has MindSpore's names already; to PyTorch"),
+        ((there, tmp_path / "new.safetensors"), "has PyTorch's names already; from PyTorch"),
+        ((there, "/proc/new.ckpt"), "OUT: cannot write /proc/new.ckpt"),
+        ((ckpt, "/proc/new.safetensors"), "OUT: cannot write /proc/new.safetensors"),
+    ):
+        with pytest.raises(InputError, match=message):
+            convert(*words)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+    there.write_text("old")
+    convert(ckpt, there, "--overwrite")
+    assert there.read_bytes() == before[there]
+
+
 def test_number_of_classes_must_fit_a_data_set(rng, tmp_path):
     weights = {**random_weights(shapes("vgg19"), rng), "classifier.weight": np.ones((7, 512), np.float32)}
     save_file(weights, tmp_path / "in.safetensors")
-    with pytest.raises(InputError, match="no data set here has 7 classes for vgg19; name one with --dataset"):
+    with pytest.raises(InputError, match="a vgg19 for 7 classes and 3 colours fits none of cifar10"):
         torch_to_mindspore(tmp_path / "in.safetensors", tmp_path / "out.ckpt")
     with pytest.raises(InputError, match="for 7 classes and 3 colours does not fit cifar100"):
         torch_to_mindspore(tmp_path / "in.safetensors", tmp_path / "out.ckpt", "cifar100")
@@ -296,10 +329,10 @@ def test_with_pytorch_itself(rng, tmp_path):
     assert all(torch.equal(back[name], weights[name]) for name in back if name not in counters)
 
 
-def test_writing_pth_without_pytorch_says_so(tmp_path, monkeypatch):
+def test_writing_pth_without_pytorch_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(InputError, match=r"needs PyTorch.*safetensors"):
-        _save_torch({}, tmp_path / "a.pth")
+        _torch_file({})
 
 
 # --- weights to start from

@@ -1,13 +1,16 @@
 """Exported graphs: the network's outputs and zeros, folding, what the file says of itself, and that checks can fail."""
 
+import sys
+
 import mindspore as ms
 import numpy as np
 import onnx
 import pytest
 from mindspore import Tensor, nn
 
+import export
 from benchmark.random_checkpoint import settle_batch_norms
-from src.checkpoint import read_checkpoint
+from src.checkpoint import read_checkpoint, write_checkpoint
 from src.config import resolve
 from src.data import DATASETS, digits
 from src.errors import InputError
@@ -170,6 +173,75 @@ def test_a_wrong_file_is_noticed_and_not_kept(resnet20, tmp_path, monkeypatch):
 def test_nan_outputs_never_pass():
     with pytest.raises(RuntimeError):
         report.check_outputs("x", np.ones(3), np.array([1, np.nan, 1]))
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "suffix", "values", "expected"),
+    [
+        ("best.ckpt", None, ".mindir", "fp32", "best.mindir"),
+        ("best.ckpt", None, ".packed", "fp32", "best.packed"),
+        ("best.ckpt", None, ".packed", "fp16", "best.fp16.packed"),
+        ("best.fp16.packed", None, ".ckpt", "fp32", "best.fp16.ckpt"),
+        ("best.ckpt", "net", ".packed", "fp16", "net.packed"),
+        ("best.ckpt", "net.packed", ".packed", "fp16", "net.packed"),
+    ],
+)
+def test_a_file_that_exists_is_replaced_only_if_asked(tmp_path, source, name, suffix, values, expected):
+    arguments = (tmp_path / source, name and tmp_path / name, suffix)
+    assert formats.output_path(*arguments, values=values) == tmp_path / expected
+    (tmp_path / expected).touch()
+    with pytest.raises(InputError, match=f"file_name: .*{expected} exists; replace it with --overwrite"):
+        formats.output_path(*arguments, values=values)
+    assert formats.output_path(*arguments, overwrite=True, values=values) == tmp_path / expected
+    with pytest.raises(InputError, match="is the input file"):
+        formats.output_path(tmp_path / source, tmp_path / source, (tmp_path / source).suffix, overwrite=True)
+
+
+def test_the_program_replaces_nothing_unasked(resnet20, tmp_path, monkeypatch):
+    """A graph, its converter's configuration, a packed file and what it unpacks to, each found in place."""
+    taken = {name: tmp_path / name for name in ("net.onnx", "net.onnx.converter.cfg", "net.packed", "net.ckpt")}
+
+    def run_export(*words):
+        monkeypatch.setattr(sys, "argv", ["export.py", *map(str, words)])
+        export.main()
+
+    graph = ("--ckpt", resnet20, "--file_format", "ONNX", "--file_name", tmp_path / "net", "--converter_config")
+    packed = ("--ckpt", resnet20, "--file_format", "PACKED", "--file_name", taken["net.packed"])
+    unpacked = ("--unpack", taken["net.packed"])
+    for words, made in (
+        (graph, ["net.onnx", "net.onnx.converter.cfg"]),
+        (packed, ["net.packed"]),
+        (unpacked, ["net.ckpt"]),
+    ):
+        run_export(*words)
+        content = {name: taken[name].read_bytes() for name in made}
+        for name in made:
+            for other in made:
+                taken[other].unlink(missing_ok=True)
+            taken[name].write_text("precious")
+            with pytest.raises(InputError, match=f"{name} exists; replace it with --overwrite"):
+                run_export(*words)
+            assert taken[name].read_text() == "precious"
+            assert {other for other in made if taken[other].exists()} == {name}
+        run_export(*words, "--overwrite")
+        assert {name: taken[name].stat().st_size for name in made} == {name: len(c) for name, c in content.items()}
+
+
+def test_a_network_short_of_its_target_is_exported_with_a_warning(resnet20, tmp_path, monkeypatch, capsys):
+    tensors, description = read_checkpoint(resnet20)
+    assert formats.unmet_target(load_trained(resnet20)) is None
+    sizes = [weight.size for weight in load_trained(resnet20).weights().values()]
+    for name, sparsity in (("early", 0.99), ("one", 0.98 + 1 / sum(sizes))):  # 0.98 and a single weight more
+        config = {**description["config"], "sparsity": sparsity}
+        write_checkpoint(tmp_path / f"{name}.ckpt", tensors, {**description, "config": config})
+    assert "98.000" in formats.unmet_target(load_trained(tmp_path / "one.ckpt"))
+    monkeypatch.setattr(sys, "argv", ["export.py", "--ckpt", str(tmp_path / "early.ckpt"), "--file_format", "PACKED"])
+    export.main()
+    said = capsys.readouterr().err
+    assert said.startswith(f"warning: {tmp_path}/early.ckpt: its sparsity, counted, is 98.000")
+    assert "its run's target is 99 %" in said
+    assert said.count("\n") == 1
+    assert (tmp_path / "early.packed").exists()
 
 
 def test_air_needs_ascend(resnet20, tmp_path):

@@ -1,16 +1,19 @@
 """Classes of image files: real digits written as PNG, by MINDIR and ONNX, and files that are none."""
 
+import sys
+
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn
 from PIL import Image
 
+import infer
 from src.data import digits
 from src.errors import InputError
 from src.export import formats
 from src.export.deployed import Interface, describe_interface
-from src.inference import Classifier, read_image, softmax
+from src.inference import Classifier, inverted, read_image, softmax, unlike_training
 from src.trained import load_trained
 
 COUNT = 60
@@ -68,6 +71,86 @@ def test_an_image_is_scaled_cropped_and_normalised(tmp_path):
     assert np.allclose(read_image(tmp_path / "b.png", INTERFACE)[:, 1:3, 1:3], image[:, 1:3, 1:3])
     grey = read_image(tmp_path / "a.png", INTERFACE._replace(image_shape=(1, 4, 4), mean=(0.0,), std=(1.0,)))
     assert grey.shape == (1, 4, 4)
+
+
+GREY = INTERFACE._replace(image_shape=(1, 8, 8), mean=(255 * digits.MEAN[0],), std=(255 * digits.STD[0],))
+COLOUR = INTERFACE._replace(image_shape=(3, 8, 8), mean=(124.0, 116.0, 104.0), std=(58.0, 57.0, 57.0))  # ImageNet's
+
+
+def as_input(pixels, interface):
+    """Grey values (n, channels, height, width) as the network takes them."""
+    if interface.normalized:
+        return np.float32(pixels)
+    mean, std = (np.float32(values).reshape(-1, 1, 1) for values in (interface.mean, interface.std))
+    return (np.float32(pixels) - mean) / std
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_a_negative_is_told_from_every_image_of_the_data_set(normalized):
+    interface = GREY._replace(normalized=normalized)
+    pixels = np.concatenate([digits.arrays(split)[0] for split in ("train", "test")]).transpose(0, 3, 1, 2)
+    images, negatives = as_input(pixels, interface), as_input(255 - pixels, interface)
+    assert np.allclose(inverted(images, interface), negatives, atol=1e-4)
+    assert not any(unlike_training(image, interface) for image in images)
+    assert all("--invert" in unlike_training(image, interface) for image in negatives)
+
+
+@pytest.mark.parametrize(
+    ("interface", "level", "said"),
+    [
+        (GREY, 255, "--invert"),  # a thin pen on white paper
+        (GREY, 0, None),
+        (GREY._replace(mean=(230.0,), std=(60.0,)), 20, "--invert"),
+        (GREY._replace(mean=(230.0,), std=(60.0,)), 255, None),
+        (COLOUR, 180, None),
+        (COLOUR, 40, None),
+        (COLOUR, 250, "much brighter"),
+        (COLOUR._replace(normalized=True), 250, "much brighter"),
+        (COLOUR._replace(std=(40.0,) * 3), 5, "much darker"),
+    ],
+)
+def test_brightness_far_from_that_of_training_is_told(interface, level, said):
+    image = as_input(np.full(interface.image_shape, level), interface)
+    remark = unlike_training(image, interface)
+    assert remark is None if said is None else said in remark
+
+
+def test_one_bad_image_does_not_hold_up_the_others(trained_resnet20, pictures, tmp_path, monkeypatch, capsys):
+    ckpt, _ = trained_resnet20
+    model, broken, negative = tmp_path / "net.mindir", tmp_path / "broken.png", tmp_path / "negative.png"
+    formats.export_graph(ckpt, "MINDIR", model, describe_interface(load_trained(ckpt), 2))
+    broken.write_bytes(b"no image")
+    first, second = pictures[0][:2]
+    Image.fromarray(255 - np.asarray(Image.open(first))).save(negative)
+
+    def classes(*words):
+        monkeypatch.setattr(sys, "argv", ["infer.py", "--model", str(model), *map(str, words)])
+        try:
+            infer.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        out, err = capsys.readouterr()
+        return out.splitlines(), err.splitlines(), code
+
+    monkeypatch.setattr(infer, "IMAGES_AT_A_TIME", 3)
+    alone, said, code = classes(first, second, first, second)
+    assert (len(alone), said, code) == (4, [], 0)
+    lines, said, code = classes(first, broken, second, tmp_path / "none.png", first, second)
+    assert lines == alone
+    assert [line.split()[0] for line in said] == ["error:", "error:"]
+    assert "broken.png: not an image" in said[0]
+    assert "none.png: No such file" in said[1]
+    assert code == 2
+    lines, said, code = classes(broken)
+    assert (lines, len(said), code) == ([], 1, 2)
+
+    lines, said, code = classes("--invert", negative)
+    assert [line.partition(": ")[2] for line in lines] == [alone[0].partition(": ")[2]]
+    assert (said, code) == ([], 0)
+    lines, said, code = classes(negative)
+    assert said[0].startswith(f"warning: {negative}: ")
+    assert code == 0
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.pictures import draw_curves, draw_layers
+from src.pictures import DPI, NARROW, WIDE, draw_curves, draw_layers, focused_limits
 
 
 def metrics_of(epochs, **changes):
@@ -67,15 +67,16 @@ LAYERS = {
     "one checkpoint": {"after": layers_of(RESNET20, 1)},
     "two networks": {"A": layers_of(RESNET20, 1), "B": layers_of([*RESNET20[:9], "other_$name"], 2)},
     "105 layers": {"before": layers_of(RESNET101, 1), "after": layers_of(RESNET101, 2)},
+    "180 layers": {"A": layers_of([f"block{index}.weight" for index in range(180)], 1)},
     "one layer, empty": {"after": layers_of(RESNET20[:1], 1, empty=RESNET20[:1])},
 }
 
 
-def opened(draw, data):
+def opened(draw, data, width=WIDE):
     """A picture, drawn without a warning: matplotlib warns where panels find no room."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        png = draw(data)
+        png = draw(data, width)
     image = Image.open(io.BytesIO(png))
     image.load()
     assert image.format == "PNG"
@@ -83,21 +84,54 @@ def opened(draw, data):
     return image.convert("RGB")
 
 
+@pytest.mark.parametrize("width", [WIDE, NARROW])
 @pytest.mark.parametrize("run", CURVES)
-def test_curves(run):
-    image = opened(draw_curves, CURVES[run])
+def test_curves(run, width):
+    image = opened(draw_curves, CURVES[run], width)
     panels = {"dense": 2, "one dense epoch": 2, "gap": 4}.get(run, 5)
-    assert image.width == 896
-    assert 200 < image.height / panels < 330
+    assert image.width == width * DPI[width]
+    assert 1.25 < image.height / panels / DPI[width] < 2.05
     colours = {colour for _, colour in image.getcolors(1 << 20)}
     assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0)} <= colours  # both curves of a panel are there
 
 
+@pytest.mark.parametrize(
+    ("epochs", "low", "high"),
+    [
+        ([10, 50, 95, 96, 97, 98, 99, 99], (94, 95), (99, 100)),
+        ([10, 50, 95, 96, 97, 98, 100, 100], (94, 95), (100, 100.2)),
+        ([10, 10, 20, 80, 60, 70, 75, 75], (10, 20), (80, 90)),  # what pruning has cost in between is seen
+        ([10, 20, 0, 0, 0, 0, 0, 0], (-0.2, 0), (0, 1)),
+        ([71.5], (71, 71.5), (71.5, 72)),
+        ([10, math.nan, 95, math.nan, 99, math.nan, math.inf, 99], (94, 95), (99, 100)),
+        ([math.nan], (-1.7, 0), (100, 101.7)),
+    ],
+)
+def test_accuracy_has_limits_around_what_was_reached(epochs, low, high):
+    found = focused_limits([epochs, epochs[-1:] * len(epochs)])
+    assert low[0] <= found[0] <= low[1]
+    assert high[0] <= found[1] <= high[1]
+
+
+def test_the_picture_shows_95_and_99_apart():
+    metrics = metrics_of(20, **NOT_PRUNED)
+    for epoch, line in enumerate(metrics):
+        line.update(top1=10.0 if epoch < 2 else (95.0, 99.0)[epoch % 2], top5=100.0)
+    accuracy = np.asarray(opened(draw_curves, metrics), int)[280:490, 450:600]  # the panel below that of the loss
+    rows = np.flatnonzero((accuracy == (0, 0x72, 0xB2)).all(2).any(1))
+    assert 90 < rows[-1] - rows[0] < 200
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
 @pytest.mark.parametrize("network", LAYERS)
-def test_layers(network):
-    image = opened(draw_layers, LAYERS[network])
-    assert image.size == (896, 1072)
-    panels = np.asarray(image)[60:700, 150:].reshape(-1, 3)
+def test_layers(network, width):
+    image = opened(draw_layers, LAYERS[network], width)
+    names = {layer["name"] for layers in LAYERS[network].values() for layer in layers}
+    assert image.width == width * DPI[width]
+    height = image.height / DPI[width]
+    assert 0.12 * min(len(names), 160) < height < 0.2 * min(len(names), 160) + 1  # room for a legible name each
+    top, left = int(0.45 * DPI[width]), int(1.3 * DPI[width])
+    panels = np.asarray(image)[top:, left:].reshape(-1, 3)
     ink = np.mean((panels < 128).any(1))
     assert ink < 0.3  # a long network does not blacken the panels
     assert (panels == (0, 0x72, 0xB2)).all(1).any()
@@ -108,16 +142,16 @@ def test_the_same_run_has_the_same_pictures():
     assert draw_layers(LAYERS["one checkpoint"]) == draw_layers({"after": layers_of(RESNET20, 1)})
 
 
-def test_layers_stand_at_the_height_of_their_density():
-    """All layers but the outermost have one density: their line in the topmost panel, on the logarithmic axis."""
-    heights = []
+def test_layers_stand_at_their_density():
+    """All layers but the outermost have one density: their line in the first panel, on the logarithmic axis."""
+    columns = []
     for density in (0.1, 10**-1.5, 0.01):
         layers = layers_of(RESNET20, 1)
         for layer in layers:
             layer["density"] = density
         layers[0]["density"], layers[-1]["density"] = 1.0, 0.001
-        middle = np.asarray(opened(draw_layers, {"after": layers}), int)[40:340, 400:600]
-        blue = (middle[:, :, 2] - middle[:, :, 0]).sum(1)
-        heights.append(blue @ np.arange(300) / blue.sum())
-    assert 30 < heights[1] - heights[0] < 60  # half of one of three decades
-    assert heights[1] == pytest.approx((heights[0] + heights[2]) / 2, abs=1)
+        middle = np.asarray(opened(draw_layers, {"after": layers}), int)[200:400, 150:370]
+        blue = (middle[:, :, 2] - middle[:, :, 0]).sum(0)
+        columns.append(blue @ np.arange(220) / blue.sum())
+    assert 25 < columns[0] - columns[1] < 50  # half of one of three decades
+    assert columns[1] == pytest.approx((columns[0] + columns[2]) / 2, abs=1)

@@ -15,6 +15,7 @@ from test_pictures import RESNET20, layers_of, metrics_of
 import train
 from src.config import resolve
 from src.errors import InputError
+from src.pictures import NARROW, WIDE
 from src.report_page import open_report_folder
 from src.run_report import write_evaluation_report, write_run_report
 
@@ -92,11 +93,12 @@ def page_of(folder):
 
 def test_the_page_needs_nothing_else(run):
     page = page_of(run[0])
-    fetched = [(tag, attributes[key]) for tag, attributes in page.tags for key in ("src", "href") if key in attributes]
-    assert [tag for tag, _ in fetched] == ["link", "img", "img"]
+    addresses = ("src", "srcset", "href")
+    fetched = [(tag, attributes[key]) for tag, attributes in page.tags for key in addresses if key in attributes]
+    assert [tag for tag, _ in fetched] == ["link", "source", "img", "source", "img"]
     assert all(url.startswith("data:") for _, url in fetched)
     assert "url(" not in (run[0] / "report.html").read_text(encoding="utf-8")
-    for (_, url), name in zip(fetched[1:], ("curves.png", "layers.png")):
+    for (_, url), name in zip(fetched[2::2], ("curves.png", "layers.png")):
         assert base64.b64decode(url.partition(",")[2]) == (run[0] / name).read_bytes()
     for tag, attributes in page.tags:
         if tag == "img":
@@ -218,7 +220,7 @@ def test_a_browser_shows_the_page(run, kind, tmp_path):
         write_evaluation_report(folder, evaluations, [resolve({}), resolve({"method": "gmp"})])
     with sync_playwright() as playwright:
         browser = open_browser(playwright)
-        for width, scheme in ((1280, "light"), (390, "light"), (1280, "dark")):
+        for width, scheme in ((1280, "light"), (400, "light"), (1280, "dark")):
             page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
             complaints, requests = [], []
             page.on("console", lambda message, told=complaints: told.append(message.text))
@@ -227,7 +229,12 @@ def test_a_browser_shows_the_page(run, kind, tmp_path):
             page.goto((folder / "report.html").as_uri())
             pictures = page.evaluate("[...document.images].map(i => [i.complete, i.naturalWidth, i.width])")
             assert len(pictures) == (2 if kind == "run" else 1)
-            assert all(complete and natural == 896 and 300 < shown <= 896 for complete, natural, shown in pictures)
+            narrow = width < 640
+            for complete, natural, shown in pictures:
+                assert complete
+                assert natural == (816 if narrow else 896)
+                inches = NARROW if narrow else WIDE
+                assert 8 / 72 * shown / inches > 10  # the type of 8 points, in pixels on the screen
             assert page.evaluate("document.documentElement.scrollWidth") <= width  # tables scroll in their own boxes
             background = page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert (background == "rgb(255, 255, 255)") == (scheme == "light")

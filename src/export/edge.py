@@ -2,7 +2,7 @@
 
 import shlex
 
-from ..errors import InputError
+from ..files import replace_file, writing
 
 _BATCHES = (1, 2, 4, 8)  # the batch sizes an Ascend model is compiled for where the batch is free
 
@@ -17,10 +17,8 @@ def write_converter_config(path, interface):
         shape = ",".join(map(str, (-1, *interface.image_shape)))
         batches = ",".join(f"[{batch}]" for batch in _BATCHES)
         lines += ["", "[ascend_context]", f"input_shape=images:[{shape}]", f"dynamic_dims={batches}"]
-    try:
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"converter_config: cannot write {path}: {error.strerror}") from None
+    with writing(path, "converter_config"):
+        replace_file(path, [("\n".join(lines) + "\n").encode("utf-8")])
 
 
 def converter_command(model, config, file_format):

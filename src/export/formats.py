@@ -8,6 +8,8 @@ from mindspore import Tensor
 
 from ..checkpoint import count_nonzeros, read_checkpoint, write_checkpoint
 from ..errors import InputError
+from ..files import check_new, writing
+from ..pruning.allocation import total_budget
 from ..pruning.pruner import prunable_weights
 from ..trained import check_nonzeros, load_trained
 from .deployed import describe_interface, prepare
@@ -19,9 +21,13 @@ from .report import Exported, check_dense, count_zeros, largest_deviation
 SUFFIXES = {"MINDIR": ".mindir", "ONNX": ".onnx", "AIR": ".air", "PACKED": ".packed"}
 
 
-def output_path(source, name, suffix):
-    """Where to write: `name` with `suffix` if it has not got it, or `source` with `suffix`. Raises InputError."""
-    path = Path(name) if name else Path(source).with_suffix(suffix)
+def output_path(source, name, suffix, overwrite=False, values="fp32"):
+    """Where to write: `name` with `suffix` if it has not got it, or `source` with `suffix`.
+
+    values: of a PACKED file; any but fp32 are in its default name, since they make it another file.
+    Raises InputError, also if the file exists, unless `overwrite`.
+    """
+    path = Path(name) if name else Path(source).with_suffix(suffix if values == "fp32" else f".{values}{suffix}")
     if path.suffix != suffix:
         path = path.with_name(path.name + suffix)
     if not path.parent.is_dir():
@@ -30,6 +36,7 @@ def output_path(source, name, suffix):
         raise InputError(
             f"file_name: {path} is {'a folder' if path.is_dir() else 'the input file'}; choose another name"
         )
+    check_new(path, overwrite, "file_name")
     return path
 
 
@@ -38,6 +45,19 @@ def load_for_export(ckpt):
     trained = load_trained(ckpt)
     check_nonzeros(trained, ckpt)
     return trained
+
+
+def unmet_target(trained):
+    """A line on a network that has fewer zeros than its run was to reach, or None."""
+    weights = trained.weights()
+    sizes = [weight.size for weight in weights.values()]
+    left, target = sum(count_nonzeros(weights).values()), trained.config.sparsity
+    if left <= total_budget(sizes, 1 - target):
+        return None
+    return (
+        f"its sparsity, counted, is {100 * (1 - left / sum(sizes)):.4f} %; its run's target is {100 * target:g} %: "
+        "let the run reach its end, and export what it leaves then"
+    )
 
 
 def export_graph(ckpt, file_format, path, interface, fold_bn=False):
@@ -82,11 +102,10 @@ def export_packed(ckpt, path, values="fp32"):
 
 
 def unpack_checkpoint(packed, path):
-    """Write the checkpoint that a PACKED file holds; an existing file is never replaced. Raises InputError."""
-    if path.exists():
-        raise InputError(f"file_name: {path} exists; move it away or choose another name")
+    """Write the checkpoint that a PACKED file holds. Raises InputError."""
     tensors, description = unpack(packed)
-    write_checkpoint(path, tensors, description)
+    with writing(path, "file_name"):
+        write_checkpoint(path, tensors, description)
 
 
 def describe_checkpoint(ckpt, trained):

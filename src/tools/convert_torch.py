@@ -4,19 +4,24 @@ From PyTorch (.pth, .pt, .tar, .safetensors) to a deployable checkpoint (.ckpt) 
 from a deployable checkpoint to PyTorch's names (.safetensors, or .pth where PyTorch is installed).
 """
 
+import io
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
-from ..checkpoint import load_weights, read_checkpoint, write_network
+from ..checkpoint import load_weights, read_any_checkpoint, read_checkpoint, write_network
 from ..command_line import Parser
 from ..config import resolve
 from ..data import DATASETS
 from ..errors import InputError, run_program
+from ..files import check_new, replace_file, writing
 from ..models import build_model
 from ..naming import identify, to_torch
 from ..pretrained import read_weights
+
+_TORCH_SUFFIXES = (".safetensors", ".pth")
+_SMALL_IMAGES = ("cifar10", "cifar100", "characters", "digits")
 
 
 def main():
@@ -24,14 +29,22 @@ def main():
     parser = Parser("Convert weights from PyTorch to a deployable checkpoint, or back.")
     parser.add_argument("input", metavar="IN", help="PyTorch checkpoint or safetensors, or a deployable .ckpt")
     parser.add_argument("output", metavar="OUT", help="file.ckpt, or for the way back file.safetensors or file.pth")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT, if it exists")
     parser.add_argument("--dataset", choices=tuple(DATASETS), help="data set of the network, if it has to be said")
     arguments = parser.parse_args()
     source, target = Path(arguments.input), Path(arguments.output)
     if not target.parent.is_dir():
         raise InputError(f"OUT: the folder {target.parent} does not exist")
+    if target.resolve() == source.resolve():
+        raise InputError(f"OUT: {target} is the input file; choose another name")
+    check_new(target, arguments.overwrite, "OUT")
     if target.suffix == ".ckpt":
+        if _is_of_this_project(source):
+            raise InputError(f"{source}: has MindSpore's names already; to PyTorch, OUT ends in .safetensors or .pth")
         print(torch_to_mindspore(source, target, arguments.dataset))
-    elif target.suffix in (".safetensors", ".pth"):
+    elif target.suffix in _TORCH_SUFFIXES:
+        if source.suffix in _TORCH_SUFFIXES:
+            raise InputError(f"{source}: has PyTorch's names already; from PyTorch, OUT ends in .ckpt")
         print(mindspore_to_torch(source, target))
     else:
         raise InputError(f"OUT: {target} ends in none of .ckpt, .safetensors and .pth")
@@ -57,7 +70,8 @@ def torch_to_mindspore(source, target, dataset=None):
         {"model": model["name"], "width_factor": model["width_factor"], "dataset": dataset, "method": "dense"}
     )
     description = {"model": model, "image_shape": list(data.IMAGE_SHAPE), "config": dict(config)}
-    write_network(target, network, description)
+    with writing(target, "OUT"):
+        write_network(target, network, description)
     return f"{target}: {model['name']} for {dataset}, {_count(tensors)}"
 
 
@@ -67,32 +81,47 @@ def mindspore_to_torch(source, target):
     if "model" not in description:
         raise InputError(f"{source}: not a deployable checkpoint; give the best.ckpt or last.ckpt of a run")
     renamed = to_torch(tensors)
-    if target.suffix == ".pth":
-        _save_torch(renamed, target)
-    else:
-        save_file({name: np.array(value, order="C") for name, value in renamed.items()}, target)
+    content = _torch_file(renamed) if target.suffix == ".pth" else save(_contiguous(renamed))
+    with writing(target, "OUT"):
+        replace_file(target, [content])
     return f"{target}: {description['model']['name']} under PyTorch's names, {_count(tensors)}"
 
 
-def _save_torch(tensors, target):
+def _torch_file(tensors):
+    """The bytes that torch.save writes."""
     try:
         import torch
     except ImportError:
         raise InputError(
             "writing .pth needs PyTorch, which is not installed here; give a .safetensors name instead"
         ) from None
-    torch.save({name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}, target)
+    file = io.BytesIO()
+    torch.save({name: torch.from_numpy(value) for name, value in _contiguous(tensors).items()}, file)
+    return file.getvalue()
+
+
+def _contiguous(tensors):
+    return {name: np.array(value, order="C") for name, value in tensors.items()}
+
+
+def _is_of_this_project(path):
+    """Whether a file is a MindSpore checkpoint with a description inside."""
+    try:
+        return read_any_checkpoint(path)[1] is not None
+    except InputError:
+        return False
 
 
 def _guess_dataset(source, model):
-    """The data set of the published networks: by the kind of network and its number of classes."""
+    """The data set that a network is for: by the kind of network, its number of classes and of colours."""
     small = model["width_factor"] > 1 or model["name"] in ("resnet20", "resnet32", "resnet56", "vgg19")
-    names = ("cifar10", "cifar100") if small else ("imagenet",)
+    names = _SMALL_IMAGES if small else ("imagenet",)
     for name in names:
         if (DATASETS[name].NUM_CLASSES, DATASETS[name].IMAGE_SHAPE[0]) == (model["num_classes"], model["in_channels"]):
             return name
     raise InputError(
-        f"{source}: no data set here has {model['num_classes']} classes for {model['name']}; name one with --dataset"
+        f"{source}: a {model['name']} for {model['num_classes']} classes and {model['in_channels']} colours fits none "
+        f"of {', '.join(names)}; name its data set with --dataset"
     )
 
 
