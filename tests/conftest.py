@@ -3,28 +3,18 @@
 import src  # noqa: F401,I001  sets the environment before mindspore loads
 
 import mindspore as ms
-import numpy as np
 import pytest
-from hypothesis import settings
 
 from benchmark.random_checkpoint import write_random_checkpoint
 from src.config import resolve
 from src.device import select_device
 from src.trainer import Trainer
-
-
-settings.register_profile("default", deadline=None)  # times say nothing on a shared machine
-settings.load_profile("default")
+from tests.plain import rng  # noqa: F401  a fixture
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _device():
     select_device("CPU")
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
 
 
 @pytest.fixture

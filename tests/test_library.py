@@ -13,7 +13,7 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 
 import src
 from src.errors import InputError
-from src.library import RPG, _difference
+from src.library import OPTIMIZERS, RPG, _check_optimizer, _difference
 from src.low_rank import layer_term
 from src.pruning.layers import choose_rank_weights, choose_weights
 from src.pruning.settings import PruningSettings
@@ -132,28 +132,90 @@ def build(make_optimizer=None, network=None, **settings):
     return network, pruning, pruning.train_step(nn.CrossEntropyLoss(), optimizer)
 
 
-@pytest.mark.parametrize(
-    "make_optimizer",
-    [
-        lambda p: nn.Momentum(p, 0.05, 0.9, weight_decay=0.1, use_nesterov=True),
-        lambda p: nn.SGD(p, [0.05] * 12, momentum=0.9, weight_decay=0.1),
-        lambda p: nn.Adam(p, 0.01, weight_decay=0.1, use_amsgrad=True),
-        lambda p: nn.AdamWeightDecay(p, 0.01, weight_decay=0.1),
-    ],
-    ids=["Momentum", "SGD", "Adam", "AdamWeightDecay"],
-)
-def test_weights_and_all_moments_stay_exactly_zero_with_any_optimiser(make_optimizer):
-    _, pruning, step = build(make_optimizer, method="gap")
-    started = {name: weight.asnumpy().copy() for name, weight in zip(pruning.masks, pruning.pruner.weights)}
+class Tiny(nn.Cell):
+    """As little as it takes to be quick to compile."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 8, 3), nn.Dense(8, 4)
+
+    def construct(self, x):
+        return self.head(self.conv(x).mean((2, 3)))
+
+
+MAKE = {
+    nn.AdaFactor: lambda p: nn.AdaFactor(p, weight_decay=0.1),
+    nn.AdaMax: lambda p: nn.AdaMax(p, 0.01, weight_decay=0.1),
+    nn.Adadelta: lambda p: nn.Adadelta(p, 1.0, weight_decay=0.1),
+    nn.Adam: lambda p: nn.Adam(p, 0.01, weight_decay=0.1, use_amsgrad=True),
+    nn.AdamOffload: lambda p: nn.AdamOffload(p, 0.01, weight_decay=0.1),
+    nn.AdamWeightDecay: lambda p: nn.AdamWeightDecay(p, 0.01, weight_decay=0.1),
+    nn.ASGD: lambda p: nn.ASGD(p, 0.05, weight_decay=0.1),
+    nn.FTRL: lambda p: nn.FTRL(p, learning_rate=0.05, weight_decay=0.1),
+    nn.LazyAdam: lambda p: nn.LazyAdam(p, 0.01, weight_decay=0.1),
+    nn.Momentum: lambda p: nn.Momentum(p, 0.05, 0.9, weight_decay=0.1, use_nesterov=True),
+    nn.RMSProp: lambda p: nn.RMSProp(p, 0.01, momentum=0.9, centered=True, weight_decay=0.1),
+    nn.SGD: lambda p: nn.SGD(p, [0.05] * 12, momentum=0.9, weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS, ids=lambda kind: kind.__name__)
+def test_weights_and_all_moments_stay_exactly_zero_with_every_optimiser_that_is_listed(kind):
+    _, pruning, step = build(MAKE[kind], network=Tiny(), method="gap")
+    assert type(step.optimizer) is kind
+    started = [weight.asnumpy().copy() for weight in pruning.pruner.weights]
     for _ in range(12):
         assert np.isfinite(float(step(*BATCH)))
         for weight, mask in zip(pruning.pruner.weights, pruning.pruner.masks):
             states = [state.asnumpy() for state in optimizer_state(step.optimizer, weight)]
             assert states
-            assert not any(array[~mask].any() for array in [weight.asnumpy(), *states])
+            for array in [weight.asnumpy(), *states]:
+                assert np.isfinite(array).all()
+                assert not array[~mask].any()
     pruning.check()
-    alive = pruning.masks["head.weight"]
-    assert (pruning.pruner.weights[-1].asnumpy()[alive] != started["head.weight"][alive]).all()  # it does train
+    for weight, mask, start in zip(pruning.pruner.weights, pruning.pruner.masks, started):
+        assert (weight.asnumpy()[mask] != start[mask]).all()  # it does train
+
+
+def test_every_other_optimiser_is_refused_before_it_does_harm():
+    parameters = Tiny().trainable_params()
+    refused = {
+        nn.Adagrad(parameters),
+        nn.ProximalAdagrad(parameters),
+        nn.Rprop(parameters),
+        nn.Lamb(parameters, 0.01),
+        nn.LARS(nn.SGD(parameters)),
+    }
+    kinds = {kind for kind in vars(nn).values() if isinstance(kind, type) and issubclass(kind, nn.Optimizer)}
+    wrappers = {nn.Optimizer, nn.OptTFTWrapper} if hasattr(nn, "OptTFTWrapper") else {nn.Optimizer}
+    assert kinds - wrappers == {*OPTIMIZERS, *map(type, refused)}
+    listed = ", ".join(kind.__name__ for kind in OPTIMIZERS)
+    for optimizer in refused:
+        with pytest.raises(InputError, match=f"{type(optimizer).__name__} does not work .* use one of {listed}$"):
+            _check_optimizer(optimizer, [])
+    for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
+        if line.startswith("* An optimiser of"):
+            assert re.findall(r"`(\w+)`", line) == [kind.__name__ for kind in OPTIMIZERS]
+            break
+    else:
+        raise AssertionError("the document does not list the optimisers")
+
+
+def test_an_optimiser_of_ones_own_is_judged_by_what_it_derives_from():
+    class Mine(nn.Optimizer):
+        """From scratch."""
+
+    class Refined(nn.Momentum):
+        """From one that works."""
+
+    class Worse(nn.Adagrad):
+        """From one that does not."""
+
+    parameters = Tiny().trainable_params()
+    for optimizer in (Mine(0.1, parameters), Refined(parameters, 0.1, 0.9)):
+        _check_optimizer(optimizer, parameters)
+    with pytest.raises(InputError, match="Adagrad does not work"):
+        _check_optimizer(Worse(parameters), parameters)
 
 
 CONVOLUTIONS = ["one.weight", "three.weight", "depthwise.weight", "up.0.weight", "up.1.weight", "up.2.weight"]
