@@ -8,6 +8,7 @@ import pytest
 from mindspore import Tensor, dataset, nn
 from tiny_train import Tiny
 
+from src import parallel
 from src.checkpoint import read_checkpoint, write_checkpoint
 from src.config import resolve
 from src.evaluation import Evaluator, evaluation_batch
@@ -82,6 +83,12 @@ def test_images_at_a_time(batch_size, workers, parts, wanted, expected):
     assert evaluation_batch(resolve(settings), workers) == expected
 
 
+class OneOfTwo(parallel.Single):
+    """Stands for a worker where nothing is communicated."""
+
+    size = 2
+
+
 def watched(evaluator):
     """The numbers of images that an evaluator gives to its network, as a list that grows."""
     count, seen = evaluator.count, []
@@ -98,7 +105,7 @@ def watched(evaluator):
 def tiny_trainer(small_run, monkeypatch):
     """A function of settings that makes an untrained run of the tiny network."""
     monkeypatch.setitem(MODELS, "resnet20", Tiny)
-    return lambda **settings: Trainer(small_run(**settings))
+    return lambda workers=parallel.SINGLE, **settings: Trainer(small_run(**settings), workers)
 
 
 def test_a_run_evaluates_as_many_images_at_a_time_as_it_trains_and_scores_the_same(tiny_trainer):
@@ -117,6 +124,7 @@ def test_a_run_evaluates_as_many_images_at_a_time_as_it_trains_and_scores_the_sa
 @pytest.mark.parametrize(
     ("settings", "recorded", "option", "size"),
     [
+        ({"workers": OneOfTwo(), "sync_batch_norm": False}, True, None, 64),
         ({"accumulation_steps": 8}, True, None, 16),
         ({"eval_batch_size": 90}, True, None, 90),
         ({"eval_batch_size": 90}, True, 60, 60),
