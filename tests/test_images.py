@@ -81,7 +81,7 @@ def test_inference_normalises_as_evaluation_does(pictures):
 
 def test_fine_detail_is_averaged_not_picked(tmp_path):
     """Of white noise four times as fine as the result, an average has a fraction of the deviation."""
-    folder = write_imagenet(tmp_path / "imagenet", 40, 1, noise(1000, 1000))
+    folder = write_imagenet(tmp_path / "imagenet", 16, 1, noise(1000, 1000))
     for split, most in (("test", 20), ("train", 60)):  # training sees a part, which it scales down less
         images = grey_values(epochs_of(Batches("imagenet", split, 1, 0, data_path=str(folder)))[0][0][0])
         assert 10 < images.std() < most

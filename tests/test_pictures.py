@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.pictures import draw_curves, draw_layers
+from src.pictures import CURVES as PANELS
+from src.pictures import curves_of, draw_curves, draw_layers
 
 
 def metrics_of(epochs, **changes):
@@ -60,6 +61,7 @@ CURVES = {
     "one epoch": metrics_of(1),
     "one dense epoch": metrics_of(1, **NOT_PRUNED),
     "300 epochs": metrics_of(300),
+    "held-out images": metrics_of(6, evaluated="val"),
     "diverged": [*metrics_of(2), *metrics_of(1, train_loss=math.nan, loss=math.inf, step=1200)],
 }
 LAYERS = {
@@ -121,3 +123,11 @@ def test_layers_stand_at_the_height_of_their_density():
         heights.append(blue @ np.arange(300) / blue.sum())
     assert 30 < heights[1] - heights[0] < 60  # half of one of three decades
     assert heights[1] == pytest.approx((heights[0] + heights[2]) / 2, abs=1)
+
+
+def test_curves_name_the_images_they_were_measured_on():
+    assert curves_of(metrics_of(1)) == curves_of(metrics_of(1, evaluated="test")) == PANELS
+    held_out = curves_of(metrics_of(1, evaluated="val"))
+    assert held_out[0].labels["loss"] == "held out"
+    assert not any("test" in text for panel in held_out for text in (panel.title, *panel.labels.values()))
+    assert [list(panel.labels) for panel in held_out] == [list(panel.labels) for panel in PANELS]
