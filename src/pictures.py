@@ -41,13 +41,25 @@ CURVES = (
 )
 
 
+def curves_of(metrics):
+    """CURVES, with the names of the images that a run's networks were evaluated on."""
+    if metrics[0].get("evaluated") != "val":
+        return CURVES
+    loss, accuracy, *others = CURVES
+    return (
+        loss._replace(labels={"train_loss": "training", "loss": "held out"}),
+        accuracy._replace(title="accuracy on the held-out images, %"),
+        *others,
+    )
+
+
 def draw_curves(metrics, width=WIDE):
     """Loss, accuracy, density, drop fraction and rank term over steps, each where there is one; PNG bytes.
 
     metrics: the lines of metrics.jsonl, one dict per epoch with at least `step`. A value that is None leaves a gap; a
     quantity that has none, and the density of a network that is never pruned, get no panel. width: WIDE or NARROW.
     """
-    panels = [panel for panel in CURVES if _has_something_to_show(panel, metrics)]
+    panels = [panel for panel in curves_of(metrics) if _has_something_to_show(panel, metrics)]
     figure = Figure((width, 1.55 * len(panels) + 0.5), DPI[width], layout="constrained")
     rows = list(figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0])
     steps = [line["step"] for line in metrics]

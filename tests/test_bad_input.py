@@ -145,7 +145,8 @@ ROWS = [
     Row("CIFAR-100 for CIFAR-10", f"{CIFAR} cifar100", "cannot read"),
     Row("too few class folders", f"{IMAGENET} few", "has 2 class folders"),
     Row("class folders without images", f"{IMAGENET} hollow", "no images in the class folders"),
-    Row("a corrupt JPEG", f"{IMAGENET} corrupt", "decode failed"),
+    Row("a corrupt JPEG", f"{IMAGENET} corrupt", "cannot read corrupt/train/n00000001/1.JPEG"),
+    Row("too few images to hold any out", "train.py --val_fraction 0.001", "leaves none to choose by"),
     # checkpoints
     Row("no checkpoint given", "eval.py", "the following arguments are required: --ckpt"),
     Row("no such checkpoint", "eval.py --ckpt none.ckpt", "cannot read the checkpoint: No such file", process=True),

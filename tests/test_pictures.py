@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.pictures import DPI, NARROW, WIDE, draw_curves, draw_layers, focused_limits
+from src.pictures import CURVES as PANELS
+from src.pictures import DPI, NARROW, WIDE, curves_of, draw_curves, draw_layers, focused_limits
 
 
 def metrics_of(epochs, **changes):
@@ -60,6 +61,7 @@ CURVES = {
     "one epoch": metrics_of(1),
     "one dense epoch": metrics_of(1, **NOT_PRUNED),
     "300 epochs": metrics_of(300),
+    "held-out images": metrics_of(6, evaluated="val"),
     "diverged": [*metrics_of(2), *metrics_of(1, train_loss=math.nan, loss=math.inf, step=1200)],
 }
 LAYERS = {
@@ -155,3 +157,11 @@ def test_layers_stand_at_their_density():
         columns.append(blue @ np.arange(220) / blue.sum())
     assert 25 < columns[0] - columns[1] < 50  # half of one of three decades
     assert columns[1] == pytest.approx((columns[0] + columns[2]) / 2, abs=1)
+
+
+def test_curves_name_the_images_they_were_measured_on():
+    assert curves_of(metrics_of(1)) == curves_of(metrics_of(1, evaluated="test")) == PANELS
+    held_out = curves_of(metrics_of(1, evaluated="val"))
+    assert held_out[0].labels["loss"] == "held out"
+    assert not any("test" in text for panel in held_out for text in (panel.title, *panel.labels.values()))
+    assert [list(panel.labels) for panel in held_out] == [list(panel.labels) for panel in PANELS]

@@ -134,7 +134,7 @@ def test_a_share_that_takes_none_or_all_of_a_class_is_refused(labels, fraction, 
 
 
 def test_a_run_says_where_the_share_is_too_small(small_run):
-    with pytest.raises(InputError, match="val_fraction: 0.001 of the 142 training images of class 0 is 0"):
+    with pytest.raises(InputError, match=r"val_fraction: 0\.001 of the 142 training images of class 0 is 0"):
         Trainer(small_run(val_fraction=0.001))
 
 

@@ -1,6 +1,7 @@
 """Pictures in class folders, <root>/<class>/<file>: listed once for all epochs, read and augmented when needed."""
 
 import os
+from random import Random
 
 import numpy as np
 from mindspore.dataset import NumpySlicesDataset, vision
@@ -45,16 +46,14 @@ def pipeline(loaded, split, size, crop, mean, std, num_workers, shard, seed):
         path = os.fsdecode(bytes(loaded.images[index]))
         if split != "train":
             return read_part(path, 3, size, central_part(size, crop), "data_path")
-        random = np.random.default_rng((seed, int(index)))
-        pixels = read_part(path, 3, size, random_part(random), "data_path")
-        return np.ascontiguousarray(pixels[:, ::-1]) if random.random() < 0.5 else pixels
+        random = Random(f"{seed} {index}")
+        return read_part(path, 3, size, random_part(random), "data_path", mirror=random.random() < 0.5)
 
     indices = np.arange(len(loaded.labels))
     data = NumpySlicesDataset(
         (indices, loaded.labels), ["image", "label"], sampler=shard.sampler(split, len(indices)), num_parallel_workers=1
     )
     normalize = vision.Normalize([255 * value for value in mean], [255 * value for value in std])
-    # Pillow lets other threads run while it decodes and resizes.
     return data.map([read, normalize, vision.HWC2CHW()], "image", num_parallel_workers=num_workers)
 
 

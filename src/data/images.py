@@ -15,11 +15,12 @@ from ..errors import InputError
 MODES = {1: "L", 3: "RGB"}  # Pillow's name by number of channels
 
 
-def read_part(path, channels, size, part, key):
+def read_part(path, channels, size, part, key, mirror=False):
     """A part of an image file, resized: uint8 (height, width, channels).
 
     size: (height, width); part: function of the picture's width and height -> its part, (left, top, right, bottom) in
-    pixels, not necessarily whole ones; key: the setting that named the file, for the message.
+    pixels, not necessarily whole ones; key: the setting that named the file, for the message; mirror: left for right.
+    Most of its time it spends in Pillow's decoder and filters, which let other threads run.
 
     Raises InputError if the file cannot be read or is no image.
     """
@@ -27,12 +28,15 @@ def read_part(path, channels, size, part, key):
     try:
         with Image.open(path) as file:
             box = part(file.width, file.height)
-            image = file.convert(MODES[channels]).resize((width, height), Image.Resampling.BILINEAR, box)
+            image = file if file.mode == MODES[channels] else file.convert(MODES[channels])
+            image = image.resize((width, height), Image.Resampling.BILINEAR, box)
     except Exception as error:  # Pillow's decoders raise almost anything on damaged files
         reason = (
             "not an image" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None) or error
         )
         raise InputError(f"{key}: cannot read {path}: {reason}") from None
+    if mirror:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(image).reshape(height, width, channels)
 
 
@@ -64,7 +68,7 @@ def random_part(random):
     """A random part for training, as a function of a picture's width and height (Szegedy et al., 2015).
 
     8 to 100 % of the area, 3:4 to 4:3 in shape, anywhere; the largest central part of a fitting shape if ten draws do
-    not fit. random: numpy Generator.
+    not fit. random: random.Random.
     """
 
     def part(width, height):
@@ -73,7 +77,7 @@ def random_part(random):
             shape = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
             across, down = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
             if 0 < across <= width and 0 < down <= height:
-                left, top = random.integers(width - across + 1), random.integers(height - down + 1)
+                left, top = random.randint(0, width - across), random.randint(0, height - down)
                 return left, top, left + across, top + down
         across, down = min(width, height * 4 / 3), min(height, width * 4 / 3)
         left, top = (width - across) / 2, (height - down) / 2
