@@ -10,6 +10,7 @@ from hypothesis import settings
 from benchmark.random_checkpoint import write_random_checkpoint
 from src.config import resolve
 from src.device import select_device
+from src.environment import release_networks
 from src.trainer import Trainer
 
 
@@ -20,6 +21,13 @@ settings.load_profile("default")
 @pytest.fixture(autouse=True, scope="session")
 def _device():
     select_device("CPU")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _release():
+    """Give back the memory of a file's networks, gigabytes over all files, which MindSpore would keep."""
+    yield
+    release_networks()
 
 
 @pytest.fixture
