@@ -5,6 +5,7 @@ every worker of this host that comes to an end by itself; the code of one that a
 signal. The workers that msrun ends thereafter are not in it: msrun kills this process with its worker.
 """
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -22,10 +23,15 @@ def main():
         os.execve(command[0], command, {**os.environ, "GLOG_v": level if level in ("0", "1", "2") else "3"})
     for number in (signal.SIGINT, signal.SIGTERM):  # from a batch system, to all processes: the worker saves and ends
         signal.signal(number, lambda *_: None)
-    code = subprocess.call(command)
+    code = subprocess.call(command, preexec_fn=end_with_watcher)
     with open(ends, "a", encoding="utf-8") as file:
         file.write(f"{os.environ['RANK_ID']} {code}\n")
     sys.exit(code if code >= 0 else 128 - code)
+
+
+def end_with_watcher():
+    """Ask Linux to kill this process when its parent dies: nobody would watch it, and msrun believes it gone."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 from benchmark.random_checkpoint import write_random_checkpoint
 from src.config import resolve
 from src.device import select_device
+from src.environment import release_networks
 from src.trainer import Trainer
 from tests.plain import rng  # noqa: F401  a fixture
 
@@ -15,6 +16,13 @@ from tests.plain import rng  # noqa: F401  a fixture
 @pytest.fixture(autouse=True, scope="session")
 def _device():
     select_device("CPU")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _release():
+    """Give back the memory of a file's networks, gigabytes over all files, which MindSpore would keep."""
+    yield
+    release_networks()
 
 
 @pytest.fixture

@@ -97,6 +97,18 @@ def test_a_worker_that_is_told_to_stop_with_its_watcher_ends_as_it_likes(project
     assert (worker.returncode, (project / "ends").read_text()) == (5, "0 5\n")
 
 
+def test_a_worker_does_not_outlive_its_watcher(project):
+    (project / "train.py").write_text("import os, signal\nprint(os.getpid())\nsignal.pause()\n")
+    watcher = subprocess.Popen(
+        [sys.executable, project / "scripts" / "worker.py", project / "ends"],
+        env={**os.environ, "MS_ROLE": "MS_WORKER", "RANK_ID": "0", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+    )
+    watcher.stdout.readline()
+    watcher.kill()
+    assert watcher.communicate(timeout=30)[0] == b""  # the end of its output: the worker has closed it
+
+
 @pytest.mark.parametrize(("level", "expected"), [(None, "3"), ("1", "1"), ("3", "3"), ("4", "3"), ("x", "3")])
 def test_the_scheduler_says_which_host_is_lost_at_any_log_level(level, expected, project):
     (project / "train.py").write_text("import os\nprint(os.environ['GLOG_v'])\n")
@@ -149,7 +161,7 @@ def test_a_killed_worker_ends_the_job_and_the_same_command_goes_on(tmp_path):
     assert epochs < 4
 
     job = launch(folder, *words, "--resume_ckpt", "auto")
-    output, _ = job.communicate(timeout=180)
+    output, _ = job.communicate(timeout=600)
     assert job.returncode == 0, output
     result = json.loads((folder / "result.json").read_text())
     assert f"epoch   {epochs + 1}/4" in output

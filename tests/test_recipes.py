@@ -90,7 +90,7 @@ def test_hyper_parameters_of_the_paper(name, expected):
 
 
 PAIRS = [
-    "resnet32x2_cifar10_98",
+    pytest.param("resnet32x2_cifar10_98", marks=pytest.mark.slow),
     "vgg19_cifar100_90",
     pytest.param("resnet50_imagenet_95_scratch", marks=pytest.mark.slow),
     # the same networks with another number of classes
