@@ -96,9 +96,9 @@ def focused_limits(curves):
 def draw_layers(reports, width=WIDE):
     """Density, relative rank and relative tail-energy rank of every layer, a row each; PNG bytes.
 
-    reports: one or two lists of `layer_report` dicts by their labels, "before" and "after", or "A" and "B"; width: WIDE or
-    NARROW. Layers are matched by name. A layer without weights left has no place on the logarithmic axis: it gets a
-    cross at its foot.
+    reports: one or two lists of `layer_report` dicts by their labels, "before" and "after", or "A" and "B"; width:
+    WIDE or NARROW. Layers are matched by name. A layer without weights left has no place on the logarithmic axis: it
+    gets a cross at its foot.
     """
     names = list(dict.fromkeys(layer["name"] for layers in reports.values() for layer in layers))
     figure = Figure((width, ROW * min(len(names), MOST_NAMES) + 0.8), DPI[width], layout="constrained")

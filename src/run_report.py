@@ -86,8 +86,8 @@ def describe_run(config, metrics, result):
     reports = {"before": initial["layers"]} if initial else {}
     reports["after"] = result["layers"]
     caption = (
-        "One point per epoch. The axis of accuracy begins with what was reached after a quarter of training; drop fraction "
-        "and rank term are those of the last mask update of an epoch."
+        "One point per epoch. The axis of accuracy begins with what was reached after a quarter of training; drop "
+        "fraction and rank term are those of the last mask update of an epoch."
     )
     pictures = draw_curves(metrics), draw_curves(metrics, NARROW)
     curves = Picture("curves.png", *pictures, _describe_curves(metrics), caption)
@@ -171,9 +171,9 @@ def _duration(seconds):
 
 def _layer_picture(reports):
     caption = (
-        "The rank is that of the layer's matrix with one row per output channel; the tail-energy rank (tail rank) is the "
-        "number of its largest singular values that hold all energy but about the share tail_energy; both as a share of "
-        "the largest possible rank. A cross: no weight is left."
+        "The rank is that of the layer's matrix with one row per output channel; the tail-energy rank (tail rank) is "
+        "the number of its largest singular values that hold all energy but about the share tail_energy; both as a "
+        "share of the largest possible rank. A cross: no weight is left."
     )
     pictures = draw_layers(reports), draw_layers(reports, NARROW)
     return Picture(LAYERS, *pictures, _describe_layers(reports), caption)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README, TRANSLATION = "README.md", "README_CN.md"
 SPAN = re.compile(r"`([^`]+)`")
 FLAG = re.compile(r"(?<![\w-])--[a-z]\w*")
-GENERATED = {"picture.png", "best.mindir"}  # named in examples; nothing of that name is in the repository
+GENERATED = {"best.mindir"}  # named in examples; nothing of that name is in the repository
 
 
 class Block(NamedTuple):
