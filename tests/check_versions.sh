@@ -84,9 +84,12 @@ print(platform.python_version(), *map(version, sys.argv[1:]), sep=" | ")' "${sho
 passed=yes
 rows=()
 for corner in "${corners[@]}"; do
-    set +e # would be ignored within check if its failure were asked for in the same command
-    row=$(set -e && check "$corner" "$@") || passed=no
+    set +e # and not `||`, under which bash ignores -e within check as well
+    row=$(set -e && check "$corner" "$@")
+    code=$?
+    set -e
     rows+=("$row")
+    [ $code = 0 ] || passed=no
 done
 printf '| corner | python |%s tests |\n' "$(printf ' %s |' "${shown[@]}")"
 printf '|%s\n' "$(printf ' --- |%.0s' corner python "${shown[@]}" tests)"
