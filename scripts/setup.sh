@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Make .venv with a supported Python and the run-time dependencies; with "test" also those of the tests.
+# Make .venv with a supported Python and the run-time dependencies; with "test" also those of the tests. The versions are
+# those of constraints.txt, which were tested together.
 # usage: bash scripts/setup.sh [test]
 set -euo pipefail
 # shellcheck source=scripts/common.sh
@@ -13,7 +14,7 @@ test) requirements+=(requirements-test.txt) ;;
 *) fail "command line: $*: not known here; usage: bash scripts/setup.sh [test]" ;;
 esac
 missing=no
-for file in "${requirements[@]}"; do
+for file in "${requirements[@]}" constraints.txt; do
     cmp -s "$file" ".venv/$file" || missing=yes # .venv keeps a copy of each list it has installed
 done
 if [ $missing = no ]; then
@@ -39,5 +40,5 @@ if [ ! -x .venv/bin/python ]; then
     "$python" -m venv .venv
 fi
 echo "setup: installing ${requirements[*]}" >&2
-.venv/bin/python -m pip install --quiet --disable-pip-version-check "${requirements[@]/#/-r}"
-cp "${requirements[@]}" .venv/
+.venv/bin/python -m pip install --quiet --disable-pip-version-check "${requirements[@]/#/-r}" -c constraints.txt
+cp "${requirements[@]}" constraints.txt .venv/
