@@ -88,6 +88,7 @@ def test_invariants(layer):
     assert (new.weight[~new.mask] == 0).all()
     assert np.array_equal(new.weight[new.mask & mask], weight[new.mask & mask])
     assert (new.weight[new.mask & ~mask] == 0).all()
+    assert not np.signbit(new.weight[~new.mask]).any()  # +0, whose bytes are zero, too
 
 
 @given(layers())
