@@ -136,6 +136,15 @@ def test_corners_get_the_versions_they_ask_for_and_what_git_would_take(tree):
     )
 
 
+def test_the_tested_versions_are_renewed_before_the_corners_use_them(tree):
+    done = check_corners(tree, "--renew", "3.9-pinned")
+    assert done.returncode == 0, done.stderr
+    told = (tree / ".venv" / "asked").read_text()
+    assert told.startswith("pip compile --quiet --universal --python-version 3.9 --upgrade ")
+    assert told.endswith(" requirements.txt requirements-test.txt -o constraints.txt\n")
+    assert "--custom-compile-command bash tests/check_versions.sh --renew " in told
+
+
 @pytest.mark.parametrize(
     ("corner", "says"),
     [
