@@ -3,14 +3,14 @@
 import json
 
 import src  # noqa: F401  sets the environment before mindspore loads
-from src.command_line import Parser, positive
 from src.data import build_dataset
-from src.device import select_device
-from src.errors import InputError, run_program
-from src.evaluation import Evaluator
+from src.platform.command_line import Parser, positive
+from src.platform.device import select_device
+from src.platform.errors import InputError, run_program
 from src.pruning.pruner import transposed_groups
-from src.report import format_layers, format_summary, sparsity_report
-from src.trained import load_trained
+from src.report.sparsity import format_layers, format_summary, sparsity_report
+from src.training.evaluation import Evaluator
+from src.weights.trained import load_trained
 
 
 def main():
@@ -51,8 +51,8 @@ def open_report(arguments):
     What it needs is imported only where a report is asked for.
     """
     try:
-        from src.report_page import open_report_folder
-        from src.run_report import write_evaluation_report
+        from src.report.page import open_report_folder
+        from src.report.run_report import write_evaluation_report
     except ImportError as error:
         raise InputError(f"report: needs {error.name}; run: pip install {error.name}") from None
     open_report_folder(arguments.report, arguments.overwrite)

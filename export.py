@@ -4,14 +4,14 @@ import src  # noqa: F401,I001  sets the environment before mindspore loads
 
 from mindspore import Tensor
 
-from src.command_line import Parser, positive
-from src.device import select_device
-from src.errors import InputError, run_program, tell
+from src.platform.command_line import Parser, positive
+from src.platform.device import select_device
+from src.platform.errors import InputError, run_program, tell
 from src.export import edge, formats
 from src.export.deployed import describe_interface
 from src.export.multiply_adds import count_multiply_adds, format_multiply_adds
 from src.export.report import format_exported
-from src.files import check_new
+from src.platform.files import check_new
 
 
 def main():

@@ -4,10 +4,10 @@ import src  # noqa: F401,I001  sets the environment before mindspore loads
 
 import numpy as np
 
-from src.command_line import Parser
-from src.device import select_device
-from src.errors import InputError, run_program, tell
-from src.inference import Classifier, inverted, read_image, unlike_training
+from src.platform.command_line import Parser
+from src.platform.device import select_device
+from src.platform.errors import InputError, run_program, tell
+from src.export.inference import Classifier, inverted, read_image, unlike_training
 
 IMAGES_AT_A_TIME = 64  # held in memory; results are printed as they come
 

@@ -3,14 +3,14 @@
 import sys
 
 import src  # noqa: F401  sets the environment before mindspore loads
-from src import parallel
-from src.build import build_parts
-from src.config import load_config
-from src.device import select_device
-from src.errors import run_program
-from src.plan import format_plan
-from src.report import format_layers, format_summary
-from src.trainer import Trainer
+from src.config.keys import load_config
+from src.platform import parallel
+from src.platform.device import select_device
+from src.platform.errors import run_program
+from src.report.sparsity import format_layers, format_summary
+from src.run.build import build_parts
+from src.run.plan import format_plan
+from src.run.trainer import Trainer
 
 
 def main():
@@ -39,7 +39,7 @@ def main():
 def draw(folder):
     """Pictures and report of a finished run, which stays as it is where they fail: then one line says why."""
     try:
-        from src.run_report import write_run_report  # the first to need what only pictures need
+        from src.report.run_report import write_run_report  # the first to need what only pictures need
 
         return write_run_report(folder)
     except Exception as error:

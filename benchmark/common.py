@@ -13,7 +13,7 @@ import numpy as np
 from tabulate import tabulate
 
 import src  # noqa: F401  sets the environment before mindspore loads
-from src.device import select_device
+from src.platform.device import select_device
 
 
 def start(title):

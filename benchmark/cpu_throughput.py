@@ -34,8 +34,8 @@ def mindspore_step(mode, batch_size):
     from mindspore import Tensor, nn
 
     from src.models import build_model
-    from src.optimizer import build_optimizer
-    from src.train_step import TaskLoss, TrainStep
+    from src.training.optimizer import build_optimizer
+    from src.training.train_step import TaskLoss, TrainStep
 
     network = build_model("resnet20", 10, 3).set_train()
     optimizer = build_optimizer(network, [0.01] * 1000, 0.9, False, 1e-4)

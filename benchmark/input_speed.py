@@ -20,13 +20,13 @@ from mindspore.dataset import ImageFolderDataset, vision  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
 from benchmark.random_data import write_cifar10, write_cifar100, write_imagenet  # noqa: E402
-from src.build import build_parts  # noqa: E402
-from src.command_line import Parser, positive  # noqa: E402
-from src.config import read_yaml, resolve  # noqa: E402
+from src.run.build import build_parts  # noqa: E402
+from src.platform.command_line import Parser, positive  # noqa: E402
+from src.config.keys import read_yaml, resolve  # noqa: E402
 from src.data import imagenet  # noqa: E402
 from src.data.sharding import Shard  # noqa: E402
-from src.device import select_device  # noqa: E402
-from src.errors import run_program  # noqa: E402
+from src.platform.device import select_device  # noqa: E402
+from src.platform.errors import run_program  # noqa: E402
 
 RECIPES = {"digits": "resnet20_digits", "cifar10": "cifar10", "cifar100": "cifar100", "imagenet": "imagenet"}
 WRITERS = {

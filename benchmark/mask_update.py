@@ -10,8 +10,8 @@ import numpy as np
 from common import medians, start, table, torch_or_none
 from mindspore import Tensor
 
-from src.low_rank import layer_terms
 from src.models import build_model
+from src.pruning.low_rank import layer_terms
 from src.pruning.pruner import Pruner, convolution_weights, prunable_weights
 from src.pruning.schedule import PruningSchedule
 

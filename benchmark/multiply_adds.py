@@ -10,11 +10,11 @@ import src  # noqa: F401,I001  sets the environment before mindspore loads
 import numpy as np
 from mindspore import Tensor
 
-from src.command_line import Parser
-from src.device import select_device
-from src.errors import run_program
+from src.platform.command_line import Parser
+from src.platform.device import select_device
+from src.platform.errors import run_program
 from src.export.multiply_adds import count_multiply_adds, format_multiply_adds, format_multiply_adds_by_layer
-from src.trained import load_trained
+from src.weights.trained import load_trained
 
 
 def main():

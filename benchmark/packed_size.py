@@ -14,9 +14,9 @@ import src  # noqa: F401,I001  sets the environment before mindspore loads
 import zstandard
 from tabulate import tabulate
 
-from src.checkpoint import read_checkpoint
-from src.command_line import Parser
-from src.errors import run_program
+from src.weights.checkpoint import read_checkpoint
+from src.platform.command_line import Parser
+from src.platform.errors import run_program
 from src.export.packed import mask_bytes, pack, size_bound
 
 

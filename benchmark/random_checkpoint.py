@@ -14,11 +14,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
-from src.checkpoint import write_network
-from src.command_line import Parser
-from src.config import resolve
-from src.device import select_device
-from src.errors import run_program
+from src.weights.checkpoint import write_network
+from src.platform.command_line import Parser
+from src.config.keys import resolve
+from src.platform.device import select_device
+from src.platform.errors import run_program
 from src.models import build_model
 from src.pruning.allocation import BUDGETS, total_budget
 from src.pruning.masks import largest

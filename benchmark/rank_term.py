@@ -10,8 +10,8 @@ import numpy as np
 from common import medians, sparse_arrays, start, table, torch_or_none
 from mindspore import Tensor, ops
 
-from src.low_rank import layer_terms
 from src.models import build_model
+from src.pruning.low_rank import layer_terms
 from src.pruning.pruner import convolution_weights
 
 ETA = 0.1

@@ -24,10 +24,10 @@ from common import medians, sparse_arrays, start, table
 from mindspore import Tensor, jit, nn
 from threadpoolctl import threadpool_limits
 
-from src import parallel
-from src.device import select_device
-from src.low_rank import decomposition_cost, layer_term
 from src.models import MODELS, build_model
+from src.platform import parallel
+from src.platform.device import select_device
+from src.pruning.low_rank import decomposition_cost, layer_term
 from src.pruning.pruner import convolution_weights
 
 WORKERS = (1, 2, 4)

@@ -11,11 +11,11 @@ from common import medians, start, table
 from mindspore import Tensor, nn
 
 from src.models import build_model
-from src.optimizer import build_optimizer
 from src.pruning.pruner import Pruner, convolution_weights, prunable_weights
 from src.pruning.schedule import PruningSchedule
 from src.rpg_cell import RPGWithLossCell, build_rank_term
-from src.train_step import Pruning, TaskLoss, TrainStep
+from src.training.optimizer import build_optimizer
+from src.training.train_step import Pruning, TaskLoss, TrainStep
 
 INTERVAL = 100  # dT of the paper
 MANY = 10**6  # steps of the schedule: no update falls due by itself

@@ -10,13 +10,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import src  # noqa: F401  sets the environment before mindspore loads
-from src.build import build_parts
-from src.config import load_config
-from src.device import select_device
-from src.errors import run_program
-from src.parallel import local_batch_size
-from src.resume import check_recipe, read_run
-from src.run_folder import RunFolder
+from src.config.keys import load_config
+from src.platform.device import select_device
+from src.platform.errors import run_program
+from src.platform.parallel import local_batch_size
+from src.run.build import build_parts
+from src.run.folder import RunFolder
+from src.run.resume import check_recipe, read_run
 
 
 def main():

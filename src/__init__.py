@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from . import environment
+from .platform import environment
 
 environment.prepare()  # before any module of this package imports mindspore
 

@@ -17,18 +17,18 @@ import numpy as np
 from mindspore import nn
 from pydantic import ValidationError
 
-from .checkpoint import read_checkpoint, write_checkpoint
-from .errors import InputError
-from .finite import check_parameters
-from .parallel import digest_of, joined_workers
+from .platform.errors import InputError
+from .platform.parallel import digest_of, joined_workers
 from .pruning.layers import choose_rank_weights, choose_weights, densities_by_index
 from .pruning.methods import METHODS, build_schedule
 from .pruning.pruner import Pruner, transposed_groups
 from .pruning.settings import PruningSettings, apply_method, complete
-from .report import format_layers, format_summary, sparsity_report
-from .resume import RunState
+from .report.sparsity import format_layers, format_summary, sparsity_report
 from .rpg_cell import RPGWithLossCell, build_rank_term
-from .train_step import Pruning, TaskLoss, TrainStep
+from .run.resume import RunState
+from .training.finite import check_parameters
+from .training.train_step import Pruning, TaskLoss, TrainStep
+from .weights.checkpoint import read_checkpoint, write_checkpoint
 
 
 class RPG:

@@ -12,8 +12,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from .low_rank import decomposition_cost, layer_norm, layer_terms, output_first, output_first_shape
-from .parallel import SINGLE, share_out
+from .platform.parallel import SINGLE, share_out
+from .pruning.low_rank import decomposition_cost, layer_norm, layer_terms, output_first, output_first_shape
 
 
 class RPGWithLossCell(nn.Cell):

@@ -21,10 +21,10 @@ import mindspore as ms
 from mindspore import Parameter, Tensor
 
 import src  # noqa: F401
-from src.device import select_device
-from src.errors import InputError, run_program
-from src.low_rank import layer_norm, layer_term
+from src.platform.device import select_device
+from src.platform.errors import InputError, run_program
 from src.pruning.allocation import global_masks
+from src.pruning.low_rank import layer_norm, layer_term
 from src.pruning.masks import magnitude
 from src.pruning.pruner import Pruner
 from src.pruning.schedule import PruningSchedule

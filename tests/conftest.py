@@ -6,10 +6,10 @@ import mindspore as ms
 import pytest
 
 from benchmark.random_checkpoint import write_random_checkpoint
-from src.config import resolve
-from src.device import select_device
-from src.environment import release_networks
-from src.trainer import Trainer
+from src.config.keys import resolve
+from src.platform.device import select_device
+from src.platform.environment import release_networks
+from src.run.trainer import Trainer
 from tests.plain import rng  # noqa: F401  a fixture
 
 

@@ -9,9 +9,9 @@ import src  # noqa: F401,I001  sets the environment before mindspore loads
 
 import psutil
 
-from src.config import resolve
-from src.device import select_device
-from src.trainer import Trainer
+from src.config.keys import resolve
+from src.platform.device import select_device
+from src.run.trainer import Trainer
 
 
 def main():

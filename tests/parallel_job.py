@@ -19,18 +19,19 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from tiny_train import Tiny
 
-from src import parallel, train_step
-from src.amp import is_finite
-from src.batch_norm import synchronise
-from src.checkpoint import write_checkpoint
-from src.config import resolve
-from src.device import select_device
-from src.evaluation import Evaluator
+from src.platform import parallel
+from src.training import train_step
+from src.training.amp import is_finite
+from src.training.batch_norm import synchronise
+from src.weights.checkpoint import write_checkpoint
+from src.config.keys import resolve
+from src.platform.device import select_device
+from src.training.evaluation import Evaluator
 from src.library import RPG
 from src.models import MODELS
-from src.optimizer import build_optimizer, learning_rates
-from src.resume import RunState, read_run
-from src.trainer import Trainer
+from src.training.optimizer import build_optimizer, learning_rates
+from src.run.resume import RunState, read_run
+from src.run.trainer import Trainer
 
 STEPS, INTERVAL, MIDDLE, BATCH = 24, 4, 14, 8
 OVERFLOWS = {3: 1, 5: 1, 8: 2}  # step: how often its gradients overflow; masks are updated at 4 and 8

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from src.checkpoint import read_checkpoint
-from src.parallel import digest_of
-from src.trainer import Trainer
+from src.platform.parallel import digest_of
+from src.run.trainer import Trainer
+from src.weights.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -26,11 +26,11 @@ from mindspore import nn
 from PIL import Image
 
 from benchmark.random_data import write_cifar10, write_cifar100, write_imagenet
-from src.checkpoint import read_checkpoint, write_checkpoint
-from src.config import resolve
-from src.device import select_device
-from src.report_page import PAGE
-from src.trainer import Trainer
+from src.weights.checkpoint import read_checkpoint, write_checkpoint
+from src.config.keys import resolve
+from src.platform.device import select_device
+from src.report.page import PAGE
+from src.run.trainer import Trainer
 from tests.in_process import Answer, run
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,12 +6,12 @@ import pytest
 from mindspore import Tensor, nn, ops
 from tiny_train import Tiny
 
-from src import parallel
-from src.batch_norm import SyncBatchNorm2d, synchronise
-from src.build import build_parts
-from src.evaluation import Scores
 from src.models import MODELS, build_model
-from src.trainer import Trainer
+from src.platform import parallel
+from src.run.build import build_parts
+from src.run.trainer import Trainer
+from src.training.batch_norm import SyncBatchNorm2d, synchronise
+from src.training.evaluation import Scores
 
 
 class Alike(parallel.Single):

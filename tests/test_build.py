@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from src import build
-from src.batch_norm import SyncBatchNorm2d
-from src.build import build_parts
 from src.data import DATASETS
 from src.rpg_cell import GramRankTerm, SVDRankTerm
+from src.run import build
+from src.run.build import build_parts
+from src.training.batch_norm import SyncBatchNorm2d
 
 CLASSES = 10
 

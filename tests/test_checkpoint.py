@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from mindspore import nn
 
-from src import files
-from src.checkpoint import load_weights, read_checkpoint, write_checkpoint, write_network
-from src.errors import InputError
+from src.platform import files
+from src.platform.errors import InputError
+from src.weights.checkpoint import load_weights, read_checkpoint, write_checkpoint, write_network
 
 TENSORS = {
     "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),

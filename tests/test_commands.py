@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from src.config import load_config
-from src.run_folder import RunFolder
+from src.config.keys import load_config
+from src.run.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ["README.md", "docs/packed_format.md", "docs/edge.md"]

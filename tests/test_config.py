@@ -7,8 +7,8 @@ from typing import get_args
 import pytest
 import yaml
 
-from src.config import DEFAULT_CONFIG, Config, load_config, read_yaml, resolve, save_yaml
-from src.errors import InputError
+from src.config.keys import DEFAULT_CONFIG, Config, load_config, read_yaml, resolve, save_yaml
+from src.platform.errors import InputError
 
 CONFIGS = sorted(Path(__file__).parent.parent.joinpath("config").glob("*.yaml"))
 

@@ -14,14 +14,14 @@ import pytest
 from mindspore import Tensor
 from safetensors.numpy import load_file, save_file
 
-from src.checkpoint import read_checkpoint, write_network
-from src.errors import InputError
 from src.models import build_model
-from src.naming import from_torch, identify, to_torch
-from src.pretrained import load_pretrained, read_weights
+from src.platform.errors import InputError
 from src.tools.convert_torch import _torch_file, main, mindspore_to_torch, torch_to_mindspore
-from src.torch_files import _array, _fill, _Storage, read_torch
-from src.trained import load_trained
+from src.weights.checkpoint import read_checkpoint, write_network
+from src.weights.naming import from_torch, identify, to_torch
+from src.weights.pretrained import load_pretrained, read_weights
+from src.weights.torch_files import _array, _fill, _Storage, read_torch
+from src.weights.trained import load_trained
 from tests.numpy_network import forward
 
 DATA = Path(__file__).parent / "data"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from src import environment
-from src.environment import VARIABLES, unsupported
+from src.platform import environment
+from src.platform.environment import VARIABLES, unsupported
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -8,13 +8,13 @@ import pytest
 from mindspore import Tensor, dataset, nn
 from tiny_train import Tiny
 
-from src import parallel
-from src.checkpoint import read_checkpoint, write_checkpoint
-from src.config import resolve
-from src.evaluation import Evaluator, evaluation_batch
+from src.config.keys import resolve
 from src.models import MODELS
-from src.trained import load_trained
-from src.trainer import Trainer
+from src.platform import parallel
+from src.run.trainer import Trainer
+from src.training.evaluation import Evaluator, evaluation_batch
+from src.weights.checkpoint import read_checkpoint, write_checkpoint
+from src.weights.trained import load_trained
 
 
 class Lookup(nn.Cell):

@@ -10,10 +10,8 @@ from mindspore import Tensor, nn
 
 import export
 from benchmark.random_checkpoint import settle_batch_norms
-from src.checkpoint import read_checkpoint, write_checkpoint
-from src.config import resolve
+from src.config.keys import resolve
 from src.data import DATASETS, digits
-from src.errors import InputError
 from src.export import formats, report
 from src.export.deployed import Interface, describe_interface, prepare
 from src.export.edge import converter_command, write_converter_config
@@ -23,7 +21,9 @@ from src.export.multiply_adds import count_multiply_adds
 from src.export.onnx import open_onnx
 from src.export.packed import size_bound
 from src.models import build_model
-from src.trained import Trained, load_trained
+from src.platform.errors import InputError
+from src.weights.checkpoint import read_checkpoint, write_checkpoint
+from src.weights.trained import Trained, load_trained
 
 
 @pytest.fixture

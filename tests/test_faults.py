@@ -11,15 +11,15 @@ import pytest
 import reliability
 from mindspore import nn
 
-from src import files
-from src.config import resolve
-from src.errors import run_program
-from src.resume import read_run
-from src.run_folder import RunFolder
+from src.config.keys import resolve
+from src.platform import files
+from src.platform.errors import run_program
+from src.run.folder import RunFolder
+from src.run.resume import read_run
 
 
 class Calls:
-    """Stands for `os` and `open` in src/files.py; the call number `failing` (from 0) raises OSError."""
+    """Stands for `os` and `open` in src/platform/files.py; the call number `failing` (from 0) raises OSError."""
 
     def __init__(self, failing=None, code=errno.EIO):
         self.failing = failing

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, ops
 
-from src import low_rank
-from src.amp import LossScale
-from src.errors import InputError
-from src.finite import FiniteWatch, check_parameters
-from src.low_rank import layer_term
+from src.platform.errors import InputError
+from src.pruning import low_rank
+from src.pruning.low_rank import layer_term
 from src.rpg_cell import GramRankTerm, SVDRankTerm
+from src.training.amp import LossScale
+from src.training.finite import FiniteWatch, check_parameters
 
 NAMES = ("first.weight", "middle.weight", "last.weight")
 

@@ -11,19 +11,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from src.build import build_parts
-from src.checkpoint import read_checkpoint, write_checkpoint, write_network
-from src.config import Config, load_config, resolve
+from src.config.keys import Config, load_config, resolve
 from src.data import cifar10
 from src.data.cifar import read_binary
-from src.errors import InputError
 from src.export.deployed import Interface
-from src.inference import read_image
+from src.export.inference import read_image
 from src.models import build_model
-from src.plan import format_plan
-from src.pretrained import read_weights
+from src.platform.errors import InputError
 from src.pruning.methods import METHODS
-from src.trained import load_trained
+from src.run.build import build_parts
+from src.run.plan import format_plan
+from src.weights.checkpoint import read_checkpoint, write_checkpoint, write_network
+from src.weights.pretrained import read_weights
+from src.weights.trained import load_trained
 
 DATA = Path(__file__).parent / "data"
 TRAILER = 17  # bytes of a checkpoint's checksum and its mark

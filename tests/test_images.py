@@ -10,9 +10,9 @@ from PIL import Image
 from benchmark.random_data import noise, write_imagenet
 from src.data import Batches, imagenet
 from src.data.images import central_part, random_part
-from src.errors import InputError
 from src.export.deployed import Interface
-from src.inference import read_image
+from src.export.inference import read_image
+from src.platform.errors import InputError
 from tests.streams import epochs_of
 
 SIZES = [(500, 375), (375, 500), (256, 256), (257, 300), (1000, 750), (427, 640), (90, 61), (225, 700), (1301, 301)]

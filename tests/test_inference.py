@@ -10,11 +10,11 @@ from PIL import Image
 
 import infer
 from src.data import digits
-from src.errors import InputError
 from src.export import formats
 from src.export.deployed import Interface, describe_interface
-from src.inference import Classifier, inverted, read_image, softmax, unlike_training
-from src.trained import load_trained
+from src.export.inference import Classifier, inverted, read_image, softmax, unlike_training
+from src.platform.errors import InputError
+from src.weights.trained import load_trained
 
 COUNT = 60
 INTERFACE = Interface((3, 4, 4), 1, (10.0, 20.0, 30.0), (1.0, 2.0, 4.0), False, False, 0.5, ("a", "b"))

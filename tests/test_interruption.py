@@ -12,14 +12,14 @@ import reliability
 from runs import ROOT, differences, digest_of_state, flip_a_byte, outcome, reference_run, start, wait_for_saves
 from tiny_train import Tiny
 
-from src.checkpoint import read_checkpoint, write_checkpoint
-from src.config import resolve
-from src.errors import InputError, run_program
-from src.evaluation import Scores
+from src.config.keys import resolve
 from src.models import MODELS
-from src.resume import check_recipe, previous_of, recipe_hash
-from src.stopping import Stopped
-from src.trainer import Trainer
+from src.platform.errors import InputError, run_program
+from src.platform.stopping import Stopped
+from src.run.resume import check_recipe, previous_of, recipe_hash
+from src.run.trainer import Trainer
+from src.training.evaluation import Scores
+from src.weights.checkpoint import read_checkpoint, write_checkpoint
 
 TINY = "tests/tiny_train.py"
 RESNET20 = MODELS["resnet20"]

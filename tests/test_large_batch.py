@@ -9,16 +9,16 @@ from mindspore import Tensor, nn, ops
 from mindspore.common.api import ms_compile_cache
 from tiny_train import Tiny
 
-from src.accumulation import GradientAccumulator
-from src.amp import INITIAL_SCALE, LossScale, mixed_precision
-from src.build import build_parts
-from src.ema import WeightAverage
 from src.models import MODELS
-from src.optimizer import build_optimizer, learning_rates
 from src.pruning.pruner import Pruner, convolution_weights, prunable_weights
 from src.pruning.schedule import PruningSchedule
 from src.rpg_cell import RPGWithLossCell, build_rank_term
-from src.train_step import Extras, Pruning, TaskLoss, TrainStep, optimizer_state
+from src.run.build import build_parts
+from src.training.accumulation import GradientAccumulator
+from src.training.amp import INITIAL_SCALE, LossScale, mixed_precision
+from src.training.ema import WeightAverage
+from src.training.optimizer import build_optimizer, learning_rates
+from src.training.train_step import Extras, Pruning, TaskLoss, TrainStep, optimizer_state
 from tests.streams import random_batches
 
 STEPS, INTERVAL = 12, 4

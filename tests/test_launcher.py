@@ -15,8 +15,8 @@ import reliability
 from runs import differences, outcome, wait_for_saves
 from test_parallel import ENVIRONMENT
 
-from src.checkpoint import read_checkpoint
-from src.resume import read_run
+from src.run.resume import read_run
+from src.weights.checkpoint import read_checkpoint
 from tests import in_process
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,12 +12,12 @@ from mindspore import Tensor, nn, ops
 from mindspore.train.mind_ir_pb2 import ModelProto
 
 import src
-from src.errors import InputError
 from src.library import OPTIMIZERS, RPG, _check_optimizer, _difference
-from src.low_rank import layer_term
+from src.platform.errors import InputError
 from src.pruning.layers import choose_rank_weights, choose_weights
+from src.pruning.low_rank import layer_term
 from src.pruning.settings import PruningSettings
-from src.train_step import optimizer_state
+from src.training.train_step import optimizer_state
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "library.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), flags=re.S)

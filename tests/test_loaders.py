@@ -10,7 +10,7 @@ from PIL import Image
 from benchmark.random_data import write_cifar10, write_cifar100, write_imagenet
 from src.data import DATASETS, Batches, published_steps
 from src.data.sharding import Shard
-from src.errors import InputError
+from src.platform.errors import InputError
 from tests.streams import epochs_of
 
 WRITERS = {"cifar10": write_cifar10, "cifar100": write_cifar100, "imagenet": write_imagenet}

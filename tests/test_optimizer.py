@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.optimizer import learning_rates
+from src.training.optimizer import learning_rates
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.checkpoint import read_checkpoint, write_checkpoint
-from src.errors import InputError
 from src.export import packed
 from src.export.formats import unpack_checkpoint
 from src.export.packed import MAGIC, decode_gaps, encode_gaps, mask_bytes, pack, size_bound, unpack
+from src.platform.errors import InputError
+from src.weights.checkpoint import read_checkpoint, write_checkpoint
 
 DESCRIPTION = {"model": {"name": "résnet"}, "numbers": [1, 2.5, None, 1e-300]}
 SPECIAL = np.array([0x80000000, 1, 0x807FFFFF, 0x7F800000, 0xFF800000, 0x7FC12345, 0x7F812345, 0], np.uint32)

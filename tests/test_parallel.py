@@ -15,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mindspore import Parameter, Tensor, nn
 
-from src import amp, parallel
-from src.checkpoint import read_checkpoint
 from src.data import Batches, build_dataset, digits
-from src.errors import InputError
+from src.platform import parallel
+from src.platform.errors import InputError
 from src.rpg_cell import RPGWithLossCell, build_rank_term
+from src.training import amp
+from src.weights.checkpoint import read_checkpoint
 from tests import in_process
 from tests.streams import epochs_of
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.pictures import CURVES as PANELS
-from src.pictures import DPI, NARROW, WIDE, curves_of, draw_curves, draw_layers, focused_limits
+from src.report.pictures import CURVES as PANELS
+from src.report.pictures import DPI, NARROW, WIDE, curves_of, draw_curves, draw_layers, focused_limits
 
 
 def metrics_of(epochs, **changes):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from src.build import build_parts
-from src.config import resolve
-from src.plan import format_plan
+from src.config.keys import resolve
+from src.run.build import build_parts
+from src.run.plan import format_plan
 
 WORDS = {"global": "kept at the end: layer at least, total exactly", "erk": "kept at the end"}
 

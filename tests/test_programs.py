@@ -91,7 +91,7 @@ def test_export_reloads_to_the_same_logits(trained, tmp_path, options):
     import mindspore as ms
     from mindspore import Tensor, nn
 
-    from src.trained import load_trained
+    from src.weights.trained import load_trained
 
     before = (trained[0] / "best.ckpt").read_bytes()
     file = tmp_path / "net.mindir"

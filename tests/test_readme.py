@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import pytest
 
-from src.config import Config
+from src.config.keys import Config
 from src.pruning.methods import METHODS
-from src.run_folder import RunFolder
+from src.run.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 README, TRANSLATION = "README.md", "README_CN.md"

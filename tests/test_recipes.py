@@ -5,18 +5,18 @@ import pytest
 from safetensors.numpy import save_file
 
 from benchmark.random_data import noise, write_cifar10, write_cifar100, write_imagenet
-from src.build import build_parts
-from src.config import load_config, read_yaml, resolve
+from src.config.keys import load_config, read_yaml, resolve
 from src.data import DATASETS, build_dataset
-from src.errors import InputError
-from src.evaluation import Evaluator
 from src.export.deployed import describe_interface, prepare
 from src.export.mindir import export_mindir
 from src.export.report import TOLERANCE
-from src.plan import format_plan
-from src.resume import recipe_hash
-from src.trained import load_trained
-from src.trainer import Trainer
+from src.platform.errors import InputError
+from src.run.build import build_parts
+from src.run.plan import format_plan
+from src.run.resume import recipe_hash
+from src.run.trainer import Trainer
+from src.training.evaluation import Evaluator
+from src.weights.trained import load_trained
 from tests.test_convert import random_weights, shapes
 from tests.test_programs import ROOT, run
 

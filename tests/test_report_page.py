@@ -13,11 +13,11 @@ import yaml
 from test_pictures import RESNET20, layers_of, metrics_of
 
 import train
-from src.config import resolve
-from src.errors import InputError
-from src.pictures import NARROW, WIDE
-from src.report_page import open_report_folder
-from src.run_report import write_evaluation_report, write_run_report
+from src.config.keys import resolve
+from src.platform.errors import InputError
+from src.report.page import open_report_folder
+from src.report.pictures import NARROW, WIDE
+from src.report.run_report import write_evaluation_report, write_run_report
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=https://example.com/x.png>&amp;"
 
@@ -183,8 +183,8 @@ def test_a_run_is_not_lost_where_pictures_fail(run, tmp_path, fault, monkeypatch
     folder = tmp_path if fault == "no run" else run[0]
     before = {file: file.read_bytes() for file in folder.iterdir()}
     if fault == "no matplotlib":
-        monkeypatch.delitem(train.sys.modules, "src.run_report")
-        monkeypatch.delitem(train.sys.modules, "src.pictures")
+        monkeypatch.delitem(train.sys.modules, "src.report.run_report")
+        monkeypatch.delitem(train.sys.modules, "src.report.pictures")
         monkeypatch.setitem(train.sys.modules, "matplotlib.figure", None)
     elif fault == "disk full":
 

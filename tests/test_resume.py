@@ -9,14 +9,14 @@ import pytest
 from mindspore import Tensor, nn, ops
 from tiny_train import Tiny
 
-from src import low_rank
-from src.checkpoint import read_checkpoint
-from src.config import resolve
+from src.config.keys import resolve
 from src.data import batches
-from src.errors import InputError
 from src.models import MODELS
-from src.resume import RunState
-from src.trainer import Trainer
+from src.platform.errors import InputError
+from src.pruning import low_rank
+from src.run.resume import RunState
+from src.run.trainer import Trainer
+from src.weights.checkpoint import read_checkpoint
 
 # --- everything that changes is saved and restored
 

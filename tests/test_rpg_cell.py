@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
-from src.build import build_step
-from src.config import resolve
+from src.config.keys import resolve
 from src.library import RPG
-from src.low_rank import layer_term
-from src.parallel import SINGLE
+from src.platform.parallel import SINGLE
+from src.pruning.low_rank import layer_term
 from src.pruning.pruner import convolution_weights, transposed_groups
-from src.report import sparsity_report
+from src.report.sparsity import sparsity_report
 from src.rpg_cell import GramRankTerm, RPGWithLossCell, SVDRankTerm, build_rank_term
+from src.run.build import build_step
 from tests.streams import random_batches
 
 SHAPES = [(8, 4, 3, 3), (32, 4, 1, 1), (1, 5, 3, 3), (5, 16, 3, 3)]

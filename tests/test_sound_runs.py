@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from mindspore import Tensor, ops
 
-from src import low_rank
-from src.checkpoint import read_checkpoint, write_checkpoint
-from src.errors import InputError
 from src.export.formats import load_for_export
-from src.trainer import Trainer
+from src.platform.errors import InputError
+from src.pruning import low_rank
+from src.run.trainer import Trainer
+from src.weights.checkpoint import read_checkpoint, write_checkpoint
 
 
 def checkpoints(folder):

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from src.stopping import StopSignals
+from src.platform.stopping import StopSignals
 
 # Waits in one call after another, as a training loop does, and says how often a signal has reached it.
 PROGRAM = """

@@ -6,11 +6,11 @@ import pytest
 from mindspore import nn, ops
 from mindspore.common.api import ms_compile_cache
 
-from src.optimizer import build_optimizer, learning_rates
 from src.pruning.pruner import Pruner, convolution_weights, prunable_weights
 from src.pruning.schedule import PruningSchedule
 from src.rpg_cell import RPGWithLossCell, build_rank_term
-from src.train_step import Pruning, TaskLoss, TrainStep, optimizer_state
+from src.training.optimizer import build_optimizer, learning_rates
+from src.training.train_step import Pruning, TaskLoss, TrainStep, optimizer_state
 from tests.streams import random_batches
 
 STEPS, INTERVAL = 24, 4

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from tiny_train import Tiny
 
-from src.checkpoint import read_checkpoint
-from src.errors import InputError
-from src.evaluation import Scores
 from src.models import MODELS
-from src.saving import is_better
-from src.trained import load_trained
-from src.trainer import Trainer
+from src.platform.errors import InputError
+from src.run.saving import is_better
+from src.run.trainer import Trainer
+from src.training.evaluation import Scores
+from src.weights.checkpoint import read_checkpoint
+from src.weights.trained import load_trained
 
 METHODS = ["rpg", "gap", "gmp", "rigl", "set", "magnitude"]
 

@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 
 from benchmark.random_data import write_cifar10, write_imagenet
-from src.checkpoint import load_weights, read_checkpoint
 from src.data import DATASETS, Batches, digits
 from src.data.samples import held_out
-from src.errors import InputError
-from src.evaluation import Scores
-from src.final_scores import final_scores
-from src.saving import Progress
-from src.trainer import Trainer
+from src.platform.errors import InputError
+from src.run.final_scores import final_scores
+from src.run.saving import Progress
+from src.run.trainer import Trainer
+from src.training.evaluation import Scores
+from src.weights.checkpoint import load_weights, read_checkpoint
 from tests.streams import epochs_of
 
 CLASSES = {"cifar10": 10, "imagenet": 5, "characters": 36}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from src.environment import SUPPORTED_MINDSPORE, SUPPORTED_PYTHON, unsupported
+from src.platform.environment import SUPPORTED_MINDSPORE, SUPPORTED_PYTHON, unsupported
 
 ROOT = Path(__file__).resolve().parent.parent
 LISTS = ("requirements.txt", "requirements-test.txt", "constraints.txt")

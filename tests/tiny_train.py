@@ -31,6 +31,6 @@ class Tiny(nn.Cell):
 if __name__ == "__main__":
     MODELS["resnet20"] = Tiny
     import train
-    from src.errors import run_program
+    from src.platform.errors import run_program
 
     run_program(train.main)

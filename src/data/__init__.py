@@ -20,7 +20,7 @@ import numpy as np
 from mindspore import dataset as ds
 from mindspore.dataset import transforms, vision
 
-from ..errors import InputError
+from ..platform.errors import InputError
 from . import characters, cifar10, cifar100, digits, imagenet
 from .samples import held_out
 from .sharding import Shard

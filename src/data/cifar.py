@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from mindspore.dataset import NumpySlicesDataset, vision
 
-from ..errors import InputError
+from ..platform.errors import InputError
 from .samples import Samples
 
 IMAGE_SHAPE = (3, 32, 32)

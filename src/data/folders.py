@@ -6,7 +6,7 @@ from random import Random
 import numpy as np
 from mindspore.dataset import NumpySlicesDataset, vision
 
-from ..errors import InputError
+from ..platform.errors import InputError
 from .images import central_part, random_part, read_part
 from .samples import Samples
 

@@ -5,7 +5,7 @@ Labels count the class folders in alphabetical order, as everywhere for this dat
 
 from pathlib import Path
 
-from ..errors import InputError
+from ..platform.errors import InputError
 from . import folders
 
 NUM_CLASSES = 1000

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import InputError
+from ..platform.errors import InputError
 
 MODES = {1: "L", 3: "RGB"}  # Pillow's name by number of channels
 

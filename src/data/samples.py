@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import InputError
+from ..platform.errors import InputError
 
 
 class Samples(NamedTuple):

@@ -2,7 +2,7 @@
 
 import shlex
 
-from ..files import replace_file, writing
+from ..platform.files import replace_file, writing
 
 _BATCHES = (1, 2, 4, 8)  # the batch sizes an Ascend model is compiled for where the batch is free
 

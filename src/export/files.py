@@ -5,7 +5,7 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import InputError
+from ..platform.errors import InputError
 
 
 @contextmanager

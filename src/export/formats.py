@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 from mindspore import Tensor
 
-from ..checkpoint import count_nonzeros, read_checkpoint, write_checkpoint
-from ..errors import InputError
-from ..files import check_new, writing
+from ..platform.errors import InputError
+from ..platform.files import check_new, writing
 from ..pruning.allocation import total_budget
 from ..pruning.pruner import prunable_weights
-from ..trained import check_nonzeros, load_trained
+from ..weights.checkpoint import count_nonzeros, read_checkpoint, write_checkpoint
+from ..weights.trained import check_nonzeros, load_trained
 from .deployed import describe_interface, prepare
 from .files import new_file
 from .mindir import export_air, export_mindir

@@ -5,7 +5,7 @@ import numpy as np
 from mindspore import Tensor, nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 
-from ..errors import InputError
+from ..platform.errors import InputError
 from .files import new_file
 from .report import Exported, check_dense, check_outputs, count_zeros
 

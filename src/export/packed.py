@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
+from ..platform.errors import InputError
 
 MAGIC = b"RPGPACK\x01"  # the last byte is the version of the format
 VALUES = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2")}

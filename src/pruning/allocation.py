@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..threads import each
+from ..platform.threads import each
 from .masks import magnitude
 from .schedule import PruningSchedule
 from .selection import largest, largest_of

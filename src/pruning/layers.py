@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 
 import mindspore as ms
 
-from ..errors import InputError
+from ..platform.errors import InputError
 from .pruner import convolution_weights, prunable_weights
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from ..threads import each
+from ..platform.threads import each
 from .allocation import global_masks, layer_budgets, layer_floors, split_schedule, total_budget
 from .masks import drop_and_grow, magnitude
 from .selection import largest

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from ..threads import each
+from ..platform.threads import each
 
 SAMPLE = 1 << 16  # scores in the sample; the bracket then holds about one score in sixty
 DEVIATIONS = 4  # half-width of the bracket, in standard deviations of the sample's quantile

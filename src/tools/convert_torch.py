@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from ..checkpoint import load_weights, read_any_checkpoint, read_checkpoint, write_network
-from ..command_line import Parser
-from ..config import resolve
+from ..config.keys import resolve
 from ..data import DATASETS
-from ..errors import InputError, run_program
-from ..files import check_new, replace_file, writing
 from ..models import build_model
-from ..naming import identify, to_torch
-from ..pretrained import read_weights
+from ..platform.command_line import Parser
+from ..platform.errors import InputError, run_program
+from ..platform.files import check_new, replace_file, writing
+from ..weights.checkpoint import load_weights, read_any_checkpoint, read_checkpoint, write_network
+from ..weights.naming import identify, to_torch
+from ..weights.pretrained import read_weights
 
 _TORCH_SUFFIXES = (".safetensors", ".pth")
 _SMALL_IMAGES = ("cifar10", "cifar100", "characters", "digits")

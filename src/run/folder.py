@@ -6,10 +6,10 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
-from .checkpoint import read_checkpoint, write_checkpoint, write_network
-from .config import save_yaml
-from .errors import InputError
-from .files import append_line, remove_temporaries, replace_file
+from ..config.keys import save_yaml
+from ..platform.errors import InputError
+from ..platform.files import append_line, remove_temporaries, replace_file
+from ..weights.checkpoint import read_checkpoint, write_checkpoint, write_network
 from .resume import previous_of
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from ..platform.errors import InputError
 from .checkpoint import load_weights, read_any_checkpoint
-from .errors import InputError
 from .naming import from_torch, is_torch_named, unwrap
 from .torch_files import read_torch
 

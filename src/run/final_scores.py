@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from .checkpoint import load_weights, read_checkpoint
+from ..weights.checkpoint import load_weights, read_checkpoint
 
 
 def final_scores(progress, data, network, evaluate, best_path, workers):

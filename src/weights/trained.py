@@ -6,12 +6,12 @@ from easydict import EasyDict
 from mindspore import nn
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..config.keys import resolve
+from ..models import MODELS, build_model
+from ..platform.errors import InputError
+from ..pruning.pruner import prunable_weights
+from ..training.evaluation import evaluation_batch
 from .checkpoint import count_nonzeros, load_weights, read_checkpoint
-from .config import resolve
-from .errors import InputError
-from .evaluation import evaluation_batch
-from .models import MODELS, build_model
-from .pruning.pruner import prunable_weights
 
 MOST_IMAGES = 128  # per device in the largest recipes
 

@@ -8,10 +8,10 @@ from typing import Any, Optional
 
 import numpy as np
 
-from .finite import check_parameters
-from .pruning.pruner import UpdateRecord
+from ..platform.stopping import SIGNALS, Stopped, StopSignals
+from ..pruning.pruner import UpdateRecord
+from ..training.finite import check_parameters
 from .resume import RunState, check_recipe, read_run, recipe_hash
-from .stopping import SIGNALS, Stopped, StopSignals
 
 
 @dataclass

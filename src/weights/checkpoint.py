@@ -16,9 +16,9 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from mindspore import Tensor, ops
 from mindspore.train.checkpoint_pb2 import Checkpoint
 
-from .errors import InputError
-from .files import replace_file
-from .pruning.pruner import prunable_weights
+from ..platform.errors import InputError
+from ..platform.files import replace_file
+from ..pruning.pruner import prunable_weights
 
 _DESCRIPTION_FIELD = 1000  # protobuf field number; MindSpore's own message uses number 1
 _CHECKSUM_MARK = b"crc_num"  # MindSpore's trailer: this mark, then the CRC-32 of all bytes before it in ten bytes

@@ -4,11 +4,11 @@ import json
 
 import yaml
 
-from .config import Config
-from .errors import InputError
+from ..config.keys import Config
+from ..platform.errors import InputError
+from ..run.folder import RunFolder
+from .page import LAYERS, Card, Page, Picture, Table, write_report
 from .pictures import NARROW, draw_curves, draw_layers
-from .report_page import LAYERS, Card, Page, Picture, Table, write_report
-from .run_folder import RunFolder
 
 NONE = "–"
 SUMMARY = (  # of a comparison: what it is called, and how it is found in an evaluation

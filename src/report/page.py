@@ -10,8 +10,8 @@ from typing import NamedTuple, Optional
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from .errors import InputError
-from .files import replace_file
+from ..platform.errors import InputError
+from ..platform.files import replace_file
 
 PAGE, LAYERS = "report.html", "layers.png"
 TEMPLATE = "report_page.html"

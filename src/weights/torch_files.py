@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import InputError
+from ..platform.errors import InputError
 
 MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the older layout
 _DTYPES = {

@@ -9,10 +9,10 @@ import json
 import numpy as np
 from mindspore import Tensor, ops
 
-from .checkpoint import load_weights, read_checkpoint
-from .config import Recipe
-from .errors import InputError
-from .parallel import SINGLE, digest_of
+from ..config.keys import Recipe
+from ..platform.errors import InputError
+from ..platform.parallel import SINGLE, digest_of
+from ..weights.checkpoint import load_weights, read_checkpoint
 
 # Keys that say how a step is computed, or where the first weights came from; the schedule and the data stay the same.
 HARMLESS = ("pretrained", "rank_solver", "accumulation_steps")

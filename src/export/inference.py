@@ -7,10 +7,10 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from mindspore import Tensor, nn
 
-from .data.images import central_part, read_part
-from .errors import InputError
-from .export.deployed import Interface
-from .export.mindir import read_metadata
+from ..data.images import central_part, read_part
+from ..platform.errors import InputError
+from .deployed import Interface
+from .mindir import read_metadata
 
 
 class Classifier:
@@ -108,7 +108,7 @@ def _open_mindir(path):
 
 def _open_onnx(path):
     try:
-        from .export.onnx import open_onnx
+        from .onnx import open_onnx
     except ImportError as error:
         raise InputError(f"model: ONNX needs {error.name}; run: pip install onnx onnxruntime") from None
     from onnxruntime.capi import onnxruntime_pybind11_state as errors

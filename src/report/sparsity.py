@@ -3,8 +3,8 @@
 import numpy as np
 from tabulate import tabulate
 
-from .low_rank import choose_rank, layer_norm, output_first
-from .threads import each
+from ..platform.threads import each
+from ..pruning.low_rank import choose_rank, layer_norm, output_first
 
 
 def layer_report(name, weight, tail_energy, groups=None):

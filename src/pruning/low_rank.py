@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..platform.threads import each
 from .lapack import eigh
-from .threads import each
 
 
 class LayerTerm(NamedTuple):

@@ -6,8 +6,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from .data import batches
-from .parallel import SINGLE
+from ..data import batches
+from ..platform.parallel import SINGLE
 
 PADDING = -1  # label of the images that only fill the last batch
 

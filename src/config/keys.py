@@ -12,12 +12,12 @@ import yaml
 from easydict import EasyDict
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
-from .command_line import Parser
-from .data import DATASETS
-from .errors import InputError
-from .files import replace_file
-from .models import MODELS
-from .pruning.settings import PruningSettings, apply_method, complete
+from ..data import DATASETS
+from ..models import MODELS
+from ..platform.command_line import Parser
+from ..platform.errors import InputError
+from ..platform.files import replace_file
+from ..pruning.settings import PruningSettings, apply_method, complete
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_CONFIG = ROOT / "config" / "resnet20_digits.yaml"

@@ -8,7 +8,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, jit_class, ops
 
-from .errors import InputError
+from ..platform.errors import InputError
 
 ADVICE = "lower lr or lengthen warmup_epochs; the checkpoints written before are whole"
 

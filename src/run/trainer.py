@@ -9,16 +9,16 @@ import numpy as np
 from mindspore import Tensor, ops
 from tqdm import tqdm
 
+from ..data import DATASETS, batches
+from ..platform.parallel import SINGLE
+from ..pruning.pruner import prunable_weights, transposed_groups
+from ..report.sparsity import sparsity_report
+from ..training.evaluation import Evaluator, evaluation_batch
+from ..weights.checkpoint import read_checkpoint
 from .build import build_parts, describe_model
-from .checkpoint import read_checkpoint
-from .data import DATASETS, batches
-from .evaluation import Evaluator, evaluation_batch
 from .final_scores import final_scores
-from .parallel import SINGLE
-from .pruning.pruner import prunable_weights, transposed_groups
-from .report import sparsity_report
+from .folder import RunFolder
 from .resume import recipe_hash
-from .run_folder import RunFolder
 from .saving import RunSaver, is_better
 
 

@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-from .errors import InputError
+from ..platform.errors import InputError
 
 WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
 _STATISTICS = {"running_mean": "moving_mean", "running_var": "moving_variance"}

@@ -6,13 +6,13 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from ..platform.parallel import SINGLE, digest_of
+from ..pruning.pruner import Pruner
+from ..rpg_cell import RPGWithLossCell
 from .accumulation import GradientAccumulator
 from .amp import LossScale, is_finite, value_and_grad
 from .ema import WeightAverage
 from .finite import FiniteWatch
-from .parallel import SINGLE, digest_of
-from .pruning.pruner import Pruner
-from .rpg_cell import RPGWithLossCell
 
 _multiply = ops.MultitypeFuncGraph("multiply_gradient_by_mask")
 

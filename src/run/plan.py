@@ -3,7 +3,7 @@
 import numpy as np
 from tabulate import tabulate
 
-from .pruning.pruner import prunable_weights
+from ..pruning.pruner import prunable_weights
 from .resume import recipe_hash
 
 

@@ -6,22 +6,22 @@ from typing import Any, NamedTuple, Optional
 import mindspore as ms
 from mindspore import nn
 
-from .accumulation import GradientAccumulator
-from .amp import LossScale, mixed_precision
-from .batch_norm import synchronise
-from .data import DATASETS, Batches, build_dataset, published_steps
-from .ema import WeightAverage
-from .errors import InputError
-from .evaluation import evaluation_batch
-from .models import build_model
-from .optimizer import build_optimizer, learning_rates
-from .parallel import SINGLE, local_batch_size
-from .pretrained import load_pretrained
-from .pruning.methods import METHODS, build_schedule
-from .pruning.pruner import Pruner, convolution_weights, prunable_weights, transposed_groups
-from .pruning.schedule import PruningSchedule
-from .rpg_cell import RPGWithLossCell, build_rank_term
-from .train_step import Extras, Pruning, TaskLoss, TrainStep
+from ..data import DATASETS, Batches, build_dataset, published_steps
+from ..models import build_model
+from ..platform.errors import InputError
+from ..platform.parallel import SINGLE, local_batch_size
+from ..pruning.methods import METHODS, build_schedule
+from ..pruning.pruner import Pruner, convolution_weights, prunable_weights, transposed_groups
+from ..pruning.schedule import PruningSchedule
+from ..rpg_cell import RPGWithLossCell, build_rank_term
+from ..training.accumulation import GradientAccumulator
+from ..training.amp import LossScale, mixed_precision
+from ..training.batch_norm import synchronise
+from ..training.ema import WeightAverage
+from ..training.evaluation import evaluation_batch
+from ..training.optimizer import build_optimizer, learning_rates
+from ..training.train_step import Extras, Pruning, TaskLoss, TrainStep
+from ..weights.pretrained import load_pretrained
 
 MOST_STEPS = 10**7  # the optimiser's table holds the learning rate of each
 
