@@ -25,8 +25,8 @@ from .pruning.pruner import Pruner, transposed_groups
 from .pruning.settings import PruningSettings, apply_method, complete
 from .report.sparsity import format_layers, format_summary, sparsity_report
 from .rpg_cell import RPGWithLossCell, build_rank_term
-from .run.resume import RunState
 from .training.finite import check_parameters
+from .training.state import RunState
 from .training.train_step import Pruning, TaskLoss, TrainStep
 from .weights.checkpoint import read_checkpoint, write_checkpoint
 

@@ -30,7 +30,8 @@ from src.training.evaluation import Evaluator
 from src.library import RPG
 from src.models import MODELS
 from src.training.optimizer import build_optimizer, learning_rates
-from src.run.resume import RunState, read_run
+from src.run.resume import read_run
+from src.training.state import RunState
 from src.run.trainer import Trainer
 
 STEPS, INTERVAL, MIDDLE, BATCH = 24, 4, 14, 8

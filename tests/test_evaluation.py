@@ -8,11 +8,11 @@ import pytest
 from mindspore import Tensor, dataset, nn
 from tiny_train import Tiny
 
-from src.config.keys import resolve
+from src.config.keys import evaluation_batch, resolve
 from src.models import MODELS
 from src.platform import parallel
 from src.run.trainer import Trainer
-from src.training.evaluation import Evaluator, evaluation_batch
+from src.training.evaluation import Evaluator
 from src.weights.checkpoint import read_checkpoint, write_checkpoint
 from src.weights.trained import load_trained
 

@@ -14,8 +14,8 @@ from src.data import batches
 from src.models import MODELS
 from src.platform.errors import InputError
 from src.pruning import low_rank
-from src.run.resume import RunState
 from src.run.trainer import Trainer
+from src.training.state import RunState
 from src.weights.checkpoint import read_checkpoint
 
 # --- everything that changes is saved and restored

@@ -81,6 +81,11 @@ class Config(Recipe):
     dry_run: bool = Field(False, description="print the resolved recipe and stop")
 
 
+def evaluation_batch(config, workers=1):
+    """Images that each worker evaluates at a time: `eval_batch_size`, or as many as it trains at a time."""
+    return config.eval_batch_size or config.batch_size // (workers * config.accumulation_steps)
+
+
 def load_config(arguments=None):
     """The validated configuration of a command line, as an EasyDict with one flat key per setting.
 

@@ -1,1 +1,3 @@
-"""Gradual pruning with drop and grow: schedule, layer budgets, mask update, and the pruner that applies them."""
+"""The method, in the order of the paper: rank term of a layer (`low_rank`), schedule, allocation of budgets, masks,
+and the pruner that applies them. Free of MindSpore but for `pruner` and `layers`; imports `platform` alone.
+"""

@@ -1,12 +1,12 @@
 """What the report of a run, or of one or two checkpoints, says: figures, pictures and tables from plain data."""
 
 import json
+from pathlib import Path
 
 import yaml
 
 from ..config.keys import Config
 from ..platform.errors import InputError
-from ..run.folder import RunFolder
 from .page import LAYERS, Card, Page, Picture, Table, write_report
 from .pictures import NARROW, draw_curves, draw_layers
 
@@ -58,10 +58,11 @@ def write_run_report(path):
 
     Raises OSError, or ValueError or KeyError if the files are not those of a run.
     """
-    folder = RunFolder(path)
-    config = yaml.safe_load((folder.path / "config.yaml").read_text(encoding="utf-8"))
-    metrics = [json.loads(line) for line in folder.metrics.read_text(encoding="utf-8").splitlines()]
-    result = json.loads(folder.result.read_text(encoding="utf-8"))
+    config, metrics, result = (
+        (Path(path) / name).read_text(encoding="utf-8") for name in ("config.yaml", "metrics.jsonl", "result.json")
+    )
+    metrics = [json.loads(line) for line in metrics.splitlines()]
+    config, result = yaml.safe_load(config), json.loads(result)
     return write_report(path, describe_run(config, metrics, result))
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Optional
 import mindspore as ms
 from mindspore import nn
 
+from ..config.keys import evaluation_batch
 from ..data import DATASETS, Batches, build_dataset, published_steps
 from ..models import build_model
 from ..platform.errors import InputError
@@ -18,7 +19,6 @@ from ..training.accumulation import GradientAccumulator
 from ..training.amp import LossScale, mixed_precision
 from ..training.batch_norm import synchronise
 from ..training.ema import WeightAverage
-from ..training.evaluation import evaluation_batch
 from ..training.optimizer import build_optimizer, learning_rates
 from ..training.train_step import Extras, Pruning, TaskLoss, TrainStep
 from ..weights.pretrained import load_pretrained

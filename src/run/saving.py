@@ -11,7 +11,8 @@ import numpy as np
 from ..platform.stopping import SIGNALS, Stopped, StopSignals
 from ..pruning.pruner import UpdateRecord
 from ..training.finite import check_parameters
-from .resume import RunState, check_recipe, read_run, recipe_hash
+from ..training.state import RunState
+from .resume import check_recipe, read_run, recipe_hash
 
 
 @dataclass

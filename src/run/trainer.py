@@ -9,11 +9,12 @@ import numpy as np
 from mindspore import Tensor, ops
 from tqdm import tqdm
 
+from ..config.keys import evaluation_batch
 from ..data import DATASETS, batches
 from ..platform.parallel import SINGLE
 from ..pruning.pruner import prunable_weights, transposed_groups
 from ..report.sparsity import sparsity_report
-from ..training.evaluation import Evaluator, evaluation_batch
+from ..training.evaluation import Evaluator
 from ..weights.checkpoint import read_checkpoint
 from .build import build_parts, describe_model
 from .final_scores import final_scores

@@ -21,11 +21,6 @@ class Scores(NamedTuple):
     images: int
 
 
-def evaluation_batch(config, workers=1):
-    """Images that each worker evaluates at a time: `eval_batch_size`, or as many as it trains at a time."""
-    return config.eval_batch_size or config.batch_size // (workers * config.accumulation_steps)
-
-
 class Evaluator:
     """Callable of a data set -> Scores. The network is compiled once; the last batch is padded to the full size.
 

@@ -6,11 +6,10 @@ from easydict import EasyDict
 from mindspore import nn
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..config.keys import resolve
+from ..config.keys import evaluation_batch, resolve
 from ..models import MODELS, build_model
 from ..platform.errors import InputError
 from ..pruning.pruner import prunable_weights
-from ..training.evaluation import evaluation_batch
 from .checkpoint import count_nonzeros, load_weights, read_checkpoint
 
 MOST_IMAGES = 128  # per device in the largest recipes

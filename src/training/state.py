@@ -1,0 +1,79 @@
+"""All that training changes, as named arrays: weights, optimiser state, masks, and whatever else moves.
+
+Everything random in a run is a function of the seed and the step, so no generator's state has to be kept.
+"""
+
+import numpy as np
+from mindspore import Tensor, ops
+
+from ..platform.errors import InputError
+from ..platform.parallel import SINGLE, digest_of
+from ..weights.checkpoint import load_weights
+
+
+class RunState:
+    """All that training changes, as named arrays; `arrays()` gives them, `load()` puts them back into fresh objects.
+
+    others: Parameters beside those of network and optimiser; own: float32 Parameters, among them or not, that differ
+    between workers, such as BatchNorm's moving averages: each worker's are kept, and given back if their number is
+    the same. With another number of workers each gets their mean.
+    """
+
+    def __init__(self, network, optimizer, pruner, others=(), own=(), workers=SINGLE):
+        self.network = network
+        self.pruner = pruner
+        self.own = list(own)
+        self.workers = workers
+        trained = {parameter.name for parameter in network.get_parameters()}
+        # The table of learning rates is built from the configuration.
+        rest = [p for p in optimizer.get_parameters() if p.name not in trained and p.name != "learning_rate"]
+        self.named = {f"optimizer.{state.name}": state for state in rest}
+        self.named.update({f"other.{parameter.name}": parameter for parameter in others})
+
+    def arrays(self):
+        """Arrays and Parameters by name. Collective: all workers must call it."""
+        arrays = {f"network.{parameter.name}": parameter for parameter in self.network.get_parameters()}
+        arrays.update(self.named)
+        if self.pruner is not None:
+            for weight, mask in zip(self.pruner.weights, self.pruner.masks):
+                arrays[f"mask.{weight.name}"] = np.packbits(mask)
+        if self.workers.size > 1 and self.own:
+            arrays["workers.own"] = self.workers.gather(np.concatenate([p.asnumpy().ravel() for p in self.own]))
+        return arrays
+
+    def check_equal(self, step):
+        """Compare what all workers must have alike: trained weights, masks, all else but their own. Collective.
+
+        Raises RuntimeError on every worker, with the step and the workers that differ.
+        """
+        if self.workers.size == 1:
+            return
+        own = {id(parameter) for parameter in self.own}
+        shared = [*self.network.trainable_params(), *(p for p in self.named.values() if id(p) not in own)]
+        masks = [] if self.pruner is None else self.pruner.masks
+        digest = digest_of([*(parameter.asnumpy() for parameter in shared), *masks, step])
+        self.workers.check_equal(digest, f"weights and optimiser state after step {step}")
+
+    def load(self, arrays, path):
+        """Set everything from what `arrays()` gave. Raises InputError if it comes from another kind of run."""
+        prefix = "network."
+        load_weights(self.network, {n[len(prefix) :]: a for n, a in arrays.items() if n.startswith(prefix)}, path)
+        try:
+            for name, parameter in self.named.items():
+                ops.assign(parameter, Tensor(arrays[name]))
+            if self.pruner is not None:
+                packed = [(arrays[f"mask.{weight.name}"], weight) for weight in self.pruner.weights]
+                self.pruner.load_masks(
+                    np.unpackbits(bits, count=weight.size).astype(bool).reshape(weight.shape) for bits, weight in packed
+                )
+        except KeyError as error:
+            raise InputError(f"resume_ckpt: {path} lacks {error}; it comes from a run with another recipe") from None
+        if "workers.own" in arrays:
+            self._load_own(arrays["workers.own"])
+
+    def _load_own(self, rows):
+        same = len(rows) == self.workers.size
+        values = rows[self.workers.rank] if same else rows.mean(0, dtype=np.float64).astype(np.float32)
+        parts = np.split(values, np.cumsum([parameter.size for parameter in self.own])[:-1])
+        for parameter, part in zip(self.own, parts):
+            ops.assign(parameter, Tensor(part.reshape(parameter.shape)))
