@@ -6,8 +6,10 @@ from .platform import environment
 
 environment.prepare()  # before any module of this package imports mindspore
 
-_MODULES = {"RPG": "library", "InputError": "errors", "select_device": "device"}  # the public names, and their homes
+# The public names, and their homes.
+_MODULES = {"RPG": "library", "InputError": "platform.errors", "select_device": "platform.device"}
 
+__version__ = "0.2.0"
 __all__ = list(_MODULES)
 
 

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from test_pictures import RESNET20, layers_of, metrics_of
 
-import train
 from src.config.keys import resolve
 from src.platform.errors import InputError
+from src.programs import train
 from src.report.page import open_report_folder
 from src.report.pictures import NARROW, WIDE
 from src.report.run_report import write_evaluation_report, write_run_report

@@ -30,7 +30,7 @@ class Tiny(nn.Cell):
 
 if __name__ == "__main__":
     MODELS["resnet20"] = Tiny
-    import train
     from src.platform.errors import run_program
+    from src.programs import train
 
     run_program(train.main)

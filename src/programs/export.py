@@ -1,0 +1,84 @@
+"""Export a checkpoint for deployment: python export.py --ckpt FILE [--file_format MINDIR|ONNX|AIR|PACKED]"""
+
+from functools import partial
+
+from mindspore import Tensor
+
+from ..export import edge, formats
+from ..export.deployed import describe_interface
+from ..export.multiply_adds import count_multiply_adds, format_multiply_adds
+from ..export.report import format_exported
+from ..platform.command_line import Parser, positive
+from ..platform.device import select_device
+from ..platform.errors import InputError, run_program, tell
+from ..platform.files import check_new
+
+
+def main():
+    """Export or unpack the file on the command line."""
+    arguments = parse()
+    if arguments.unpack:
+        path = formats.output_path(arguments.unpack, arguments.file_name, ".ckpt", arguments.overwrite)
+        formats.unpack_checkpoint(arguments.unpack, path)
+        print(f"{path}: {path.stat().st_size:,} bytes")
+        return
+    select_device(arguments.device_target)
+    values = arguments.values or "fp32"
+    suffix = formats.SUFFIXES[arguments.file_format]
+    path = formats.output_path(arguments.ckpt, arguments.file_name, suffix, arguments.overwrite, values)
+    config = path.with_name(path.name + ".converter.cfg") if arguments.converter_config else None
+    if config:
+        check_new(config, arguments.overwrite, "converter_config")
+    trained = formats.load_for_export(arguments.ckpt)
+    unmet = formats.unmet_target(trained)
+    if unmet:
+        tell("warning", f"{arguments.ckpt}: {unmet}")
+    batch_size = None if arguments.dynamic_batch else arguments.batch_size or 1
+    interface = describe_interface(trained, batch_size, arguments.normalize, arguments.softmax)
+    if arguments.file_format == "PACKED":
+        exported = formats.export_packed(arguments.ckpt, path, values)
+    else:
+        exported = formats.export_graph(arguments.ckpt, arguments.file_format, path, interface, arguments.fold_bn)
+        shape = "x".join(map(str, (batch_size or "N", *trained.image_shape)))
+        print(f"input: float32 {shape}, {'grey values 0 to 255' if arguments.normalize else 'normalised'}; ", end="")
+        print(f"output: {'probabilities' if arguments.softmax else 'logits'} of {len(interface.classes)} classes")
+    print(format_exported([formats.describe_checkpoint(arguments.ckpt, trained), exported]))
+    image = interface._replace(batch_size=1, normalized=False).random_images()
+    print(format_multiply_adds(count_multiply_adds(trained.network, Tensor(image))))
+    if config:
+        edge.write_converter_config(config, interface)
+        print(f"on the Ascend host: {edge.converter_command(path, config, arguments.file_format)}")
+
+
+def parse():
+    """The command line; raises InputError for options that contradict each other."""
+    parser = Parser("Export a trained network; the written file is reloaded and compared before the program ends.")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--ckpt", metavar="FILE", help="best.ckpt or last.ckpt of a run")
+    source.add_argument("--unpack", metavar="FILE", help="PACKED file to turn back into a checkpoint")
+    parser.add_argument("--file_format", default="MINDIR", choices=tuple(formats.SUFFIXES))
+    parser.add_argument("--file_name", metavar="OUT", help="file to write (default: beside the input)")
+    parser.add_argument("--batch_size", type=positive, help="images per call (default: 1)")
+    parser.add_argument("--dynamic_batch", action="store_true", help="any number of images per call")
+    parser.add_argument("--fold_bn", action="store_true", help="fold BatchNorm into the convolutions")
+    parser.add_argument("--normalize", action="store_true", help="take grey values 0 to 255, normalise in the graph")
+    parser.add_argument("--softmax", action="store_true", help="return probabilities instead of logits")
+    parser.add_argument("--values", choices=("fp32", "fp16"), help="precision of PACKED weights (default: fp32)")
+    parser.add_argument("--converter_config", action="store_true", help="write converter_lite's configuration too")
+    parser.add_argument("--overwrite", action="store_true", help="replace the files to write, if they exist")
+    parser.add_argument("--device_target", default="auto", choices=("auto", "CPU", "GPU", "Ascend"))
+    arguments = parser.parse_args()
+
+    graph_options = ("batch_size", "dynamic_batch", "fold_bn", "normalize", "softmax", "converter_config")
+    if arguments.unpack or arguments.file_format == "PACKED":
+        unusable = [name for name in graph_options if getattr(arguments, name)]
+        if unusable:
+            raise InputError(f"command line: {unusable[0]}: a PACKED file holds the checkpoint as it is; leave it out")
+    if arguments.values and (arguments.unpack or arguments.file_format != "PACKED"):
+        raise InputError("command line: values: only for --file_format PACKED; leave it out")
+    if arguments.batch_size and arguments.dynamic_batch:
+        raise InputError("command line: batch_size: contradicts dynamic_batch; leave one out")
+    return arguments
+
+
+program = partial(run_program, main)
