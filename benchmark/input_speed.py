@@ -22,7 +22,8 @@ from tabulate import tabulate  # noqa: E402
 from benchmark.random_data import write_cifar10, write_cifar100, write_imagenet  # noqa: E402
 from src.run.build import build_parts  # noqa: E402
 from src.platform.command_line import Parser, positive  # noqa: E402
-from src.config.keys import read_yaml, resolve  # noqa: E402
+from src.config.files import read_yaml  # noqa: E402
+from src.config.keys import resolve  # noqa: E402
 from src.data import imagenet  # noqa: E402
 from src.data.sharding import Shard  # noqa: E402
 from src.platform.device import select_device  # noqa: E402

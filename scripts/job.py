@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import src  # noqa: F401  sets the environment before mindspore loads
-from src.config.keys import load_config
+from src.config.command_line import load_config
 from src.platform.device import select_device
 from src.platform.errors import run_program
 from src.platform.parallel import local_batch_size

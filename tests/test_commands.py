@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from src.config.keys import load_config
+from src.config.command_line import load_config
 from src.run.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,7 +7,9 @@ from typing import get_args
 import pytest
 import yaml
 
-from src.config.keys import DEFAULT_CONFIG, Config, load_config, read_yaml, resolve, save_yaml
+from src.config.command_line import load_config
+from src.config.files import DEFAULT_CONFIG, read_yaml, save_yaml
+from src.config.keys import Config, resolve
 from src.platform.errors import InputError
 
 CONFIGS = sorted(Path(__file__).parent.parent.joinpath("config").glob("*.yaml"))

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from src.config.keys import Config, load_config, resolve
+from src.config.command_line import load_config
+from src.config.keys import Config, resolve
 from src.data import cifar10
 from src.data.cifar import read_binary
 from src.export.deployed import Interface

@@ -5,7 +5,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from benchmark.random_data import noise, write_cifar10, write_cifar100, write_imagenet
-from src.config.keys import load_config, read_yaml, resolve
+from src.config.command_line import load_config
+from src.config.files import read_yaml
+from src.config.keys import resolve
 from src.data import DATASETS, build_dataset
 from src.export.deployed import describe_interface, prepare
 from src.export.mindir import export_mindir

@@ -1,26 +1,16 @@
-"""Configuration: every key with its type, range and meaning, in one place; YAML files and the command line on top.
-
-Precedence: command line, then the file, then its `base` file, then the defaults below. Nothing is read at import.
-"""
+"""Every key of a configuration with its type, range and meaning, and what follows from them together."""
 
 import difflib
-import sys
-from pathlib import Path
-from typing import Annotated, Literal, get_args, get_origin
+from typing import Annotated, Literal
 
-import yaml
 from easydict import EasyDict
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
 from ..data import DATASETS
 from ..models import MODELS
-from ..platform.command_line import Parser
 from ..platform.errors import InputError
-from ..platform.files import replace_file
 from ..pruning.settings import PruningSettings, apply_method, complete
 
-ROOT = Path(__file__).resolve().parent.parent
-DEFAULT_CONFIG = ROOT / "config" / "resnet20_digits.yaml"
 PathName = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=4000)]  # what a system call takes
 
 
@@ -86,23 +76,6 @@ def evaluation_batch(config, workers=1):
     return config.eval_batch_size or config.batch_size // (workers * config.accumulation_steps)
 
 
-def load_config(arguments=None):
-    """The validated configuration of a command line, as an EasyDict with one flat key per setting.
-
-    arguments: list of words, sys.argv by default. Raises InputError naming the key, where it was set, and the mend.
-    """
-    path, given = _parse(sys.argv[1:] if arguments is None else arguments)
-    values = read_yaml(path)
-    config = resolve(values, given, where=str(path))
-    # Named by a recipe, it may still have to be trained when the run is planned; a resumed run brings its weights.
-    if given.get("pretrained") and not config.resume_ckpt:
-        try:
-            Path(config.pretrained).stat()
-        except OSError as error:
-            raise InputError(f"command line: pretrained: cannot read {config.pretrained}: {error.strerror}") from None
-    return config
-
-
 def resolve(values, given=None, where="configuration"):
     """Validate `values` (from `where`) overridden by `given` (from the command line), and fill in what follows.
 
@@ -130,91 +103,14 @@ def resolve(values, given=None, where="configuration"):
     return EasyDict(config.model_dump())
 
 
-def read_yaml(path, including=()):
-    """Settings of a YAML file on top of those of the file its `base` key names (relative to it).
-
-    including: the files whose `base` led here. Raises InputError.
-    """
-    if "\0" in str(path):
-        raise InputError(f"config_path: {str(path)!r} is not the name of a file")
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise InputError(f"config_path: cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"config_path: {path} is not valid YAML: {error}") from None
-    except RecursionError:
-        raise InputError(f"config_path: {path} is nested too deeply") from None
-    if not isinstance(values, dict):
-        raise InputError(f"config_path: {path} holds no `key: value` lines")
-    base = values.pop("base", None)
-    if base is None:
-        return values
-    base = path.parent / str(base)
-    if "\0" not in str(base) and base.resolve() in (path.resolve(), *including):
-        raise InputError(f"config_path: {path}: base {base} leads back to itself")
-    return {**read_yaml(base, (path.resolve(), *including)), **values}
-
-
-def save_yaml(config, path):
-    """Write the resolved configuration, one key a line."""
-    replace_file(path, [yaml.safe_dump(dict(config), sort_keys=False).encode("utf-8")])
-
-
-def _parse(arguments):
-    """The configuration file and the settings on a command line; prints the options and ends if asked for help."""
-    known, unknown = _parser().parse_known_args(arguments)
-    given = {key: value for key, value in vars(known).items() if value is not None}
-    path = given.pop("config_path")
-    if given.pop("help"):
-        _parser(resolve(read_yaml(path), where=path), path).print_help()
-        raise SystemExit(0)
-    if unknown:
-        name = unknown[0].partition("=")[0]
-        if name.endswith((".yaml", ".yml")) and not name.startswith("-"):
-            raise InputError(f"command line: {name} belongs to no option; did you mean --config_path {name}?")
-        raise InputError(f"command line: unknown option {name}{_nearest(name.lstrip('-'), '--')}")
-    return path, given
-
-
-def _parser(values=None, path=DEFAULT_CONFIG):
-    """A parser of all keys; its help shows as defaults `values`, the resolved configuration of the file `path`."""
-    parser = Parser(
-        "Train a network and prune it while it trains. Every key of the YAML file is an option; "
-        f"defaults are what {_short(path)} comes to.",
-        add_help=False,
-    )
-    parser.add_argument("-h", "--help", action="store_true", help="show the options, with the defaults of a FILE")
-    file_help = f"YAML file with the recipe (default: {_short(DEFAULT_CONFIG)})"
-    parser.add_argument("--config_path", default=str(DEFAULT_CONFIG), metavar="FILE", help=file_help)
-    for name, field in Config.model_fields.items():
-        switch = {"nargs": "?", "const": "true", "metavar": "true|false"} if field.annotation is bool else {}
-        parser.add_argument(f"--{name}", **{"metavar": "VALUE", **switch}, help=_describe(name, field, values or {}))
-    return parser
-
-
-def _describe(name, field, values):
-    """The meaning of a key, its choices if it has any, and its value if that is not empty."""
-    choices = ", ".join(get_args(field.annotation)) if get_origin(field.annotation) is Literal else ""
-    text = f"{field.description}: {choices}" if choices else field.description
-    value = values.get(name, "")
-    shown = str(value).lower() if isinstance(value, bool) else str(value)
-    return (f"{text} (default: {shown})" if shown else text).replace("%", "%%")
-
-
-def _short(path):
-    """A path, relative to the project where it lies in it."""
-    return Path(path).relative_to(ROOT) if Path(path).is_relative_to(ROOT) else path
-
-
 def _check_names(values, where):
     for key in values:
         if key not in Config.model_fields:
-            raise InputError(f"{where(key)}: unknown key {key!r}{_nearest(str(key))}")
+            raise InputError(f"{where(key)}: unknown key {key!r}{nearest(str(key))}")
 
 
-def _nearest(name, prefix=""):
+def nearest(name, prefix=""):
+    """The end of a message about an unknown key: the one that was perhaps meant, with a prefix."""
     close = difflib.get_close_matches(name, [*Config.model_fields, "config_path"], n=1)
     return f"; did you mean {prefix}{close[0]}?" if close else "; see config/ for the keys there are"
 

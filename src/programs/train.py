@@ -3,7 +3,7 @@
 import sys
 from functools import partial
 
-from ..config.keys import load_config
+from ..config.command_line import load_config
 from ..platform import parallel
 from ..platform.device import select_device
 from ..platform.errors import run_program

@@ -6,7 +6,7 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..config.keys import save_yaml
+from ..config.files import save_yaml
 from ..platform.errors import InputError
 from ..platform.files import append_line, remove_temporaries, replace_file
 from ..weights.checkpoint import read_checkpoint, write_checkpoint, write_network
