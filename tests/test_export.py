@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from mindspore import Tensor, nn
+from mindspore.train.mind_ir_pb2 import ModelProto
 
 import export
 from benchmark.random_checkpoint import settle_batch_norms
@@ -16,7 +17,7 @@ from src.export import formats, report
 from src.export.deployed import Interface, describe_interface, prepare
 from src.export.edge import converter_command, write_converter_config
 from src.export.fold import fold_batch_norms
-from src.export.mindir import read_metadata
+from src.export.mindir import get_metadata, put_metadata, read_metadata
 from src.export.multiply_adds import count_multiply_adds
 from src.export.onnx import open_onnx
 from src.export.packed import size_bound
@@ -104,6 +105,13 @@ def test_normalisation_and_softmax_move_into_the_graph(resnet20, tmp_path, file_
     metadata = read_metadata(path) if file_format == "MINDIR" else open_onnx(path).get_modelmeta().custom_metadata_map
     assert Interface.from_metadata(metadata) == interface
     assert interface.classes == tuple("0123456789")
+
+
+@pytest.mark.parametrize("field", [ModelProto().user_info, onnx.ModelProto().metadata_props], ids=["mindspore", "list"])
+def test_metadata_survive_in_a_map_and_in_a_list_of_entries(field):
+    put_metadata(field, {"rpg.classes": '["0", "1"]', "rpg.batch_size": "null"})
+    assert len(field) == 2
+    assert get_metadata(field) == {"rpg.classes": '["0", "1"]', "rpg.batch_size": "null"}
 
 
 def test_onnx_is_of_an_opset_that_others_take(resnet20, tmp_path):

@@ -17,8 +17,7 @@ def export_mindir(deployment, path):
     """
 
     def add_metadata(model):
-        for key, value in deployment.interface.to_metadata().items():
-            model.user_info[key] = value
+        put_metadata(model.user_info, deployment.interface.to_metadata())
 
     with new_file(path) as written:
         ms.export(
@@ -41,7 +40,24 @@ def export_mindir(deployment, path):
 
 def read_metadata(path):
     """The metadata of a MINDIR file, text by key."""
-    return dict(_model(path).user_info)
+    return get_metadata(_model(path).user_info)
+
+
+def put_metadata(field, metadata):
+    """Put texts by key into a metadata field of a protobuf message: a map, or a list of entries.
+
+    MindSpore before 2.10 declares its map such that protobuf after 4.21 takes it for a list; files have the same bytes.
+    """
+    for key, value in metadata.items():
+        if hasattr(field, "add"):
+            field.add(key=key, value=value)
+        else:
+            field[key] = value
+
+
+def get_metadata(field):
+    """The texts by key of such a field."""
+    return {entry.key: entry.value for entry in field} if hasattr(field, "add") else dict(field)
 
 
 def export_air(deployment, path):
