@@ -60,7 +60,7 @@ def test_the_same_character_is_drawn_in_different_ways():
 
 def test_every_run_is_another_one():
     runs = [run for data in compare_methods.CONFIGS for run in compare_methods.main_part(data)]
-    assert len({run.key for run in runs}) == len(runs) == (1 + 6 * 3) * (5 + 3)
+    assert len({run.key for run in runs}) == len(runs) == (1 + 7 * 3) * (5 + 3)
     assert {run.settings.get("sparsity") for run in runs} == {None, 0.95, 0.98, 0.99}
 
 

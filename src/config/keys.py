@@ -27,7 +27,7 @@ class Training(BaseModel):
     )
 
     epoch_size: int = Field(40, ge=1, le=10**6, description="epochs to train")
-    lr: float = Field(0.1, gt=0, description="peak learning rate; falls by a cosine after the warm-up, per step")
+    lr: float = Field(0.1, gt=0, description="peak learning rate; falls by a cosine, per step, once it is reached")
     warmup_epochs: float = Field(2, ge=0, description="epochs of linear warm-up")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum")
     nesterov: bool = Field(False, description="Nesterov momentum")
