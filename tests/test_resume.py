@@ -10,7 +10,7 @@ from mindspore import Tensor, nn, ops
 from tiny_train import Tiny
 
 from src.config.keys import resolve
-from src.data import batches
+from src.data.batches import iterate
 from src.models import MODELS
 from src.platform.errors import InputError
 from src.pruning import low_rank
@@ -73,7 +73,7 @@ def differing(one, other):
 
 def train(trainer, last):
     data = trainer.parts.data.train.epoch(0)
-    for number, batch in enumerate(batches(data.create_tuple_iterator(num_epochs=1)), start=1):
+    for number, batch in enumerate(iterate(data.create_tuple_iterator(num_epochs=1)), start=1):
         if trainer.step.step < number <= last:
             trainer.step(*batch)
 

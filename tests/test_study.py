@@ -16,7 +16,7 @@ import compare_methods
 import make_characters
 import study_report
 
-from src.data import build_dataset
+from src.data.batches import Batches, Batching, Source
 
 STUDY = compare_methods.STUDY
 
@@ -45,7 +45,7 @@ def test_characters_are_balanced_and_differ_between_splits(characters):
 
 
 def test_characters_are_read_by_the_loader_of_cifar(characters):
-    data = build_dataset("characters", "train", 48, 0, 1, str(characters))
+    data = Batches(Source("characters", str(characters)), "train", Batching(48)).epoch()
     images, labels = next(data.create_tuple_iterator(output_numpy=True))
     assert images.shape == (48, 3, 16, 16)
     assert images.dtype == np.float32

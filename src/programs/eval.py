@@ -3,7 +3,7 @@
 import json
 from functools import partial
 
-from ..data import build_dataset
+from ..data.batches import Batches, Batching, Source
 from ..platform.command_line import Parser, positive
 from ..platform.device import select_device
 from ..platform.errors import InputError, run_program
@@ -63,11 +63,9 @@ def evaluate(file, trained, arguments):
     """Scores and sparsity report of a checkpoint in one dict."""
     config = trained.config
     batch_size = arguments.batch_size or trained.eval_batch_size
-    data_path = arguments.data_path or config.data_path
-    data = build_dataset(
-        config.dataset, "test", batch_size, config.seed, config.num_workers, data_path, classes=trained.classes
-    )
-    scores = Evaluator(trained.network, batch_size)(data)
+    source = Source(config.dataset, arguments.data_path or config.data_path, classes=trained.classes)
+    data = Batches(source, "test", Batching(batch_size, config.num_workers))
+    scores = Evaluator(trained.network, batch_size)(data.epoch())
     report = sparsity_report(trained.weights(), config.tail_energy, transposed_groups(trained.network))
     return {"ckpt": file, **scores._asdict(), **report}
 

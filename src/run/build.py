@@ -7,10 +7,13 @@ import mindspore as ms
 from mindspore import nn
 
 from ..config.keys import evaluation_batch
-from ..data import DATASETS, Batches, build_dataset, published_steps
+from ..data import DATASETS
+from ..data.batches import Batches, Batching, Source, published_steps
+from ..data.sharding import Shard
 from ..models import build_model
 from ..platform.errors import InputError
 from ..platform.parallel import SINGLE, local_batch_size
+from ..pruning.allocation import Allocation
 from ..pruning.methods import METHODS, build_schedule
 from ..pruning.pruner import Pruner, convolution_weights, prunable_weights, transposed_groups
 from ..pruning.schedule import PruningSchedule
@@ -107,12 +110,12 @@ def open_data(config, local_batch, workers):
     fraction = config.val_fraction
     if config.dry_run and not config.data_path:
         return Data(None, None, None, published_steps(config.dataset, config.batch_size, fraction))
-    settings = (config.seed, config.num_workers, config.data_path)
-    own = {"num_shards": workers.size, "shard_id": workers.rank, "val_fraction": fraction}
-    train = Batches(config.dataset, "train", local_batch, *settings, **own, mixup=config.mixup)
-    evaluated = evaluation_batch(config, workers.size)
-    val = build_dataset(config.dataset, "val", evaluated, *settings, **own) if fraction else None
-    test = build_dataset(config.dataset, "test", evaluated, *settings, **own)
+    source = Source(config.dataset, config.data_path, config.seed, fraction)
+    shard = Shard(workers.size, workers.rank)
+    evaluated = Batching(evaluation_batch(config, workers.size), config.num_workers)
+    train = Batches(source, "train", Batching(local_batch, config.num_workers, config.mixup), shard)
+    val = Batches(source, "val", evaluated, shard).epoch() if fraction else None
+    test = Batches(source, "test", evaluated, shard).epoch()
     return Data(train, val, test, train.steps)
 
 
@@ -120,9 +123,8 @@ def build_pruner(config, network, schedule):
     """The pruner of all convolutions and dense layers, or None without a schedule."""
     if schedule is None:
         return None
-    growth = METHODS[config.method]["growth"]
-    weights = prunable_weights(network)
-    return Pruner(weights, schedule, config.distribution, growth, config.seed, config.min_layer_density)
+    allocation = Allocation(config.distribution, config.min_layer_density)
+    return Pruner(prunable_weights(network), schedule, allocation, METHODS[config.method]["growth"], config.seed)
 
 
 def build_step(config, network, optimizer, pruner, scale, average, workers):

@@ -10,7 +10,8 @@ from mindspore import Tensor, ops
 from tqdm import tqdm
 
 from ..config.keys import evaluation_batch
-from ..data import DATASETS, batches
+from ..data import DATASETS
+from ..data.batches import iterate
 from ..platform.parallel import SINGLE
 from ..pruning.pruner import prunable_weights, transposed_groups
 from ..report.sparsity import sparsity_report
@@ -107,7 +108,7 @@ class Trainer:
         data = self.parts.data.train.epoch(epoch)
         if done:
             data.set_init_step(done)
-        return batches(data.create_tuple_iterator(num_epochs=1))
+        return iterate(data.create_tuple_iterator(num_epochs=1))
 
     def _train_epoch(self, bar):
         """Train from where the run is to the end of the epoch, and evaluate; returns the metrics."""
