@@ -105,6 +105,20 @@ def build_dataset(*arguments, **options):
     return Batches(*arguments, **options).epoch(0)
 
 
+def draw_training_images(name, count, seed, num_workers=1, data_path=""):
+    """`count` training images, drawn by `seed` and read as test images are: float32 (count, channels, height, width).
+
+    Raises InputError if there are not so many, or the data is not what the name says.
+    """
+    loaded = DATASETS[name].load("train", data_path)
+    if count > len(loaded.labels):
+        raise InputError(f"calibration_images: {count} are asked for, {name} has {len(loaded.labels)} training images")
+    chosen = loaded.select(np.random.default_rng(seed).permutation(len(loaded.labels))[:count])
+    samples = DATASETS[name].dataset(chosen, "test", max(1, min(num_workers, os.cpu_count() or 1)), Shard(1, 0), seed)
+    read = batches(samples.batch(64).create_tuple_iterator(num_epochs=1, output_numpy=True))
+    return np.concatenate([images for images, _ in read])
+
+
 def published_steps(name, batch_size, val_fraction=0.0):
     """Training steps per epoch by the data set's published size, for plans made without the data."""
     samples = DATASETS[name].NUM_SAMPLES["train"]
