@@ -3,7 +3,6 @@
 import tempfile
 from pathlib import Path
 
-import numpy as np
 from mindspore import Tensor
 
 from ..platform.errors import InputError
@@ -100,12 +99,14 @@ def export_packed(ckpt, path, values="fp32"):
     """
     trained = load_for_export(ckpt)
     tensors, description = read_checkpoint(ckpt)
-    if values == "fp16":  # which rounds what is tiny to zero
-        rounded = {name: weight.astype(np.float16) for name, weight in trained.weights().items()}
-        description = {**description, "nonzeros": count_nonzeros(rounded)}
     images = Tensor(describe_interface(trained, batch_size=2).random_images())
     expected = trained.network(images).asnumpy()
     with new_file(path) as written, tempfile.TemporaryDirectory() as folder:
+        if values != "fp32":  # which rounds what is tiny to zero
+            written.write_bytes(pack(tensors, description, values))
+            rounded, _ = unpack(written)
+            nonzeros = count_nonzeros({name: rounded[name] for name in trained.weights()})
+            description = {**description, "nonzeros": nonzeros}
         written.write_bytes(pack(tensors, description, values))
         unpacked, unpacked_description = unpack(written)
         if values == "fp32":

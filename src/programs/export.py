@@ -7,6 +7,7 @@ from mindspore import Tensor
 from ..export import edge, formats
 from ..export.deployed import describe_interface
 from ..export.multiply_adds import count_multiply_adds, format_multiply_adds
+from ..export.packed import VALUES
 from ..export.report import format_exported
 from ..platform.command_line import Parser, positive
 from ..platform.device import select_device
@@ -75,7 +76,7 @@ def parse():
     parser.add_argument("--fold_bn", action="store_true", help="fold BatchNorm into the convolutions")
     parser.add_argument("--normalize", action="store_true", help="take grey values 0 to 255, normalise in the graph")
     parser.add_argument("--softmax", action="store_true", help="return probabilities instead of logits")
-    parser.add_argument("--values", choices=("fp32", "fp16"), help="precision of PACKED weights (default: fp32)")
+    parser.add_argument("--values", choices=tuple(VALUES), help="precision of PACKED weights (default: fp32)")
     parser.add_argument("--quantize", choices=("int8",), help="8 bits for weights and activations of an ONNX file")
     parser.add_argument(
         "--calibration_images",
