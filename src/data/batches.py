@@ -85,6 +85,24 @@ class Batches:
         return batched
 
 
+def draw_training_images(source, count, num_workers=1):
+    """`count` training images of a Source, drawn by its seed and read as test images are: float32 (count, channels,
+    height, width).
+
+    Raises InputError if there are not so many, or the data is not what the name says.
+    """
+    data, workers = DATASETS[source.name], max(1, min(num_workers, os.cpu_count() or 1))
+    loaded = data.load("train", source.data_path)
+    if count > len(loaded.labels):
+        raise InputError(
+            f"calibration_images: {count} are asked for, {source.name} has {len(loaded.labels)} training images"
+        )
+    chosen = loaded.select(np.random.default_rng(source.seed).permutation(len(loaded.labels))[:count])
+    samples = data.dataset(chosen, "test", workers, WHOLE, source.seed)
+    read = iterate(samples.batch(64).create_tuple_iterator(num_epochs=1, output_numpy=True))
+    return np.concatenate([images for images, _ in read])
+
+
 def published_steps(name, batch_size, val_fraction=0.0):
     """Training steps per epoch by the data set's published size, for plans made without the data."""
     samples = DATASETS[name].NUM_SAMPLES["train"]

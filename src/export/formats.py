@@ -3,7 +3,6 @@
 import tempfile
 from pathlib import Path
 
-import numpy as np
 from mindspore import Tensor
 
 from ..platform.errors import InputError
@@ -24,7 +23,7 @@ SUFFIXES = {"MINDIR": ".mindir", "ONNX": ".onnx", "AIR": ".air", "PACKED": ".pac
 def output_path(source, name, suffix, overwrite=False, values="fp32"):
     """Where to write: `name` with `suffix` if it has not got it, or `source` with `suffix`.
 
-    values: of a PACKED file; any but fp32 are in its default name, since they make it another file.
+    values: of the weights; any but fp32 are in its default name, since they make it another file.
     Raises InputError, also if the file exists, unless `overwrite`.
     """
     path = Path(name) if name else Path(source).with_suffix(suffix if values == "fp32" else f".{values}{suffix}")
@@ -72,6 +71,27 @@ def export_graph(ckpt, file_format, path, interface, fold_bn=False):
     return export(prepare(load_for_export(ckpt), interface, fold_bn), path)
 
 
+def export_int8(ckpt, path, interface, images, evaluate=False):
+    """Write an ONNX file of a checkpoint in 8 bits, BatchNorm folded; returns an Exported and an Accuracy or None.
+
+    images: how many training images the ranges of activations are taken from; evaluate: compare its accuracy with that
+    of the float32 file. Raises InputError or RuntimeError.
+    """
+    try:
+        from . import int8
+        from .onnx import export_onnx
+    except ImportError as error:
+        raise InputError(f"quantize: int8 needs {error.name}; run: pip install onnx onnxruntime") from None
+    trained = load_for_export(ckpt)
+    calibration = int8.calibration_images(trained, interface, images)
+    deployment = prepare(trained, interface, fold_bn=True)
+    with tempfile.TemporaryDirectory() as folder:
+        float_file = Path(folder) / "float32.onnx"
+        export_onnx(deployment, float_file)
+        exported = int8.export_int8(deployment, float_file, path, calibration)
+        return exported, int8.compare_accuracy(trained, float_file, path) if evaluate else None
+
+
 def export_packed(ckpt, path, values="fp32"):
     """Write a PACKED file of a checkpoint, unpack it and compare; returns an Exported.
 
@@ -79,12 +99,14 @@ def export_packed(ckpt, path, values="fp32"):
     """
     trained = load_for_export(ckpt)
     tensors, description = read_checkpoint(ckpt)
-    if values == "fp16":  # which rounds what is tiny to zero
-        rounded = {name: weight.astype(np.float16) for name, weight in trained.weights().items()}
-        description = {**description, "nonzeros": count_nonzeros(rounded)}
     images = Tensor(describe_interface(trained, batch_size=2).random_images())
     expected = trained.network(images).asnumpy()
     with new_file(path) as written, tempfile.TemporaryDirectory() as folder:
+        if values != "fp32":  # which rounds what is tiny to zero
+            written.write_bytes(pack(tensors, description, values))
+            rounded, _ = unpack(written)
+            nonzeros = count_nonzeros({name: rounded[name] for name in trained.weights()})
+            description = {**description, "nonzeros": nonzeros}
         written.write_bytes(pack(tensors, description, values))
         unpacked, unpacked_description = unpack(written)
         if values == "fp32":
