@@ -13,7 +13,7 @@ from src.platform.stopping import StopSignals
 # Waits in one call after another, as a training loop does, and says how often a signal has reached it.
 PROGRAM = """
 import signal, sys, time
-from src.stopping import StopSignals
+from src.platform.stopping import StopSignals
 with StopSignals() as signals:
     print("ready", flush=True)
     while not signals.received:

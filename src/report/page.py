@@ -1,6 +1,6 @@
 """A report as one HTML page that needs nothing else: pictures inside it, no scripts, nothing fetched.
 
-What a page says is decided elsewhere (`run_report.py`); how it looks, in `report_page.html`.
+What a page says is decided elsewhere (`run_report.py`); how it looks, in `page.html`.
 """
 
 import base64
@@ -14,7 +14,7 @@ from ..platform.errors import InputError
 from ..platform.files import replace_file
 
 PAGE, LAYERS = "report.html", "layers.png"
-TEMPLATE = "report_page.html"
+TEMPLATE = "page.html"
 
 
 class Card(NamedTuple):
