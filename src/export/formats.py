@@ -1,6 +1,5 @@
 """From a checkpoint to a file of one of the formats, checked, and back."""
 
-import tempfile
 from pathlib import Path
 
 from mindspore import Tensor
@@ -101,7 +100,7 @@ def export_packed(ckpt, path, values="fp32"):
     tensors, description = read_checkpoint(ckpt)
     images = Tensor(describe_interface(trained, batch_size=2).random_images())
     expected = trained.network(images).asnumpy()
-    with new_file(path) as written, tempfile.TemporaryDirectory() as folder:
+    with new_file(path) as written:
         if values != "fp32":  # which rounds what is tiny to zero
             written.write_bytes(pack(tensors, description, values))
             rounded, _ = unpack(written)
@@ -114,7 +113,7 @@ def export_packed(ckpt, path, values="fp32"):
             if not (same and all(unpacked[name].tobytes() == tensor.tobytes() for name, tensor in tensors.items())):
                 raise RuntimeError(f"{path}: unpacks to something else; the file is not usable")
         check_dense(path, unpacked, trained.dense_parameters())
-        restored = Path(folder) / "restored.ckpt"
+        restored = written.with_name("restored.ckpt")
         write_checkpoint(restored, unpacked, unpacked_description)
         deviation = largest_deviation(expected, load_trained(restored).network(images).asnumpy())
         names = [weight.name for weight in prunable_weights(trained.network)]

@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-import mindspore as ms
 import numpy as np
 from google.protobuf.message import DecodeError
-from mindspore import Tensor, nn
+from mindspore import Tensor
 
 from ..data.images import central_part, read_part
 from ..platform.errors import InputError
 from .deployed import Interface
-from .mindir import read_metadata
+from .mindir import load_graph, read_metadata
 
 
 class Classifier:
@@ -100,7 +99,7 @@ def _statistics(interface):
 def _open_mindir(path):
     try:
         metadata = read_metadata(path)
-        cell = nn.GraphCell(ms.load(str(path)))
+        cell = load_graph(path)
     except (DecodeError, OSError, RuntimeError, ValueError):
         raise InputError(f"model: {path} is not a MINDIR file, or a damaged one") from None
     return metadata, lambda images: cell(Tensor(images)).asnumpy()

@@ -1,12 +1,16 @@
 """MINDIR and AIR: MindSpore's own formats."""
 
+import shutil
+import tempfile
+from pathlib import Path
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 
 from ..platform.errors import InputError
-from .files import new_file
+from .files import is_utf8, new_file
 from .report import Exported, check_dense, check_outputs, count_zeros
 
 
@@ -28,7 +32,7 @@ def export_mindir(deployment, path):
             custom_func=add_metadata,
         )
         written.with_suffix(".mindir").replace(written)
-        reloaded = nn.GraphCell(ms.load(str(written)))
+        reloaded = load_graph(written)
         outputs = reloaded(Tensor(deployment.images)).asnumpy()
         deviation = check_outputs(path, deployment.outputs, outputs, deployment.tolerance)
         stored = _stored(written)
@@ -36,6 +40,16 @@ def export_mindir(deployment, path):
         check_dense(path, stored, deployment.dense)
         size = written.stat().st_size
     return Exported(path, size, deviation, zeros, count)
+
+
+def load_graph(path):
+    """The Cell of a MINDIR file. Raises OSError, or what MindSpore raises for a file that it does not take."""
+    if not is_utf8(path):  # MindSpore takes no such name; a copy has another
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "copy.mindir"
+            shutil.copyfile(path, copy)
+            return nn.GraphCell(ms.load(str(copy)))
+    return nn.GraphCell(ms.load(str(path)))
 
 
 def read_metadata(path):

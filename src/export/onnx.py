@@ -4,7 +4,7 @@ import mindspore as ms
 import onnx
 import onnxruntime
 
-from .files import new_file
+from .files import is_utf8, new_file
 from .report import ROUNDING_TOLERANCE, Exported, check_dense, check_outputs, count_zeros
 
 
@@ -15,7 +15,8 @@ def export_onnx(deployment, path):
     Raises RuntimeError if the written file does not give the same outputs or has other zeros.
     """
     interface = deployment.interface
-    with new_file(path) as written:
+    room = 3 * sum(array.nbytes for array in (*deployment.weights.values(), *deployment.dense.values()))
+    with new_file(path, room) as written:  # on a full disk, MindSpore writes nothing, and only logs that
         raw = written.with_name("raw.onnx")
         ms.onnx.export(deployment.network, interface.signature(), file_name=str(raw), input_names=["images"])
         model = onnx.load(str(raw))
@@ -38,7 +39,8 @@ def open_onnx(path):
     """An onnxruntime session on the CPU."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its warnings about the exporter's shape hints say nothing about the result
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    model = str(path) if is_utf8(path) else path.read_bytes()
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _name_batch(model):

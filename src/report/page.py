@@ -91,7 +91,7 @@ def write_report(folder, page):
     Each file replaces an older one in one step. Raises OSError.
     """
     files = {picture.name: picture.png for picture in page.pictures}
-    files[PAGE] = render_page(page).encode("utf-8")
+    files[PAGE] = render_page(page).encode("utf-8", "backslashreplace")  # of names that are not UTF-8
     paths = [Path(folder) / name for name in files]
     for path, content in zip(paths, files.values()):
         replace_file(path, [content])
