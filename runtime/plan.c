@@ -414,15 +414,15 @@ static int needed(const struct builder *builder, int index, int which, int end) 
         return rows >= in->shape.h ? in->pixels : most(rows, 0) * in->pitch;
     }
     if (!is_long(builder, index)) return in->pixels;
-    return least(end + (which < 0 ? 0 : draft->reach), in->pixels);
+    return which < 0 ? end : end + draft->reach; /* `progress` knows where the map ends */
 }
 
 /* Pixels of a node's output as its own progress, rounded to what it computes at once. */
 static int progress(const struct builder *builder, int index, int pixels) {
     const struct node *node = &builder->plan->nodes[index];
     int whole = full(builder, index);
-    if (by_rows(node)) return least((pixels + builder->plan->maps[builder->drafts[index].out].pitch - 1) /
-                                        builder->plan->maps[builder->drafts[index].out].pitch, whole);
+    int pitch = builder->plan->maps[builder->drafts[index].out].pitch;
+    if (by_rows(node)) return least((pixels + pitch - 1) / pitch, whole);
     if (!is_long(builder, index)) return whole;
     return least(round_up(pixels, node->tile * builder->kernels->lanes), whole);
 }

@@ -4,6 +4,7 @@
 #   CC names the compiler (default: cc, or TARGET-gcc); --sanitize builds under AddressSanitizer and UBSan, for tests.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../runtime"
+shopt -s nullglob
 
 target="" sanitize=no
 while [ $# -gt 0 ]; do
