@@ -116,6 +116,10 @@ INLINE void sparse_tile(const int tile, const struct node *node, size_t pixel, i
     const struct tap *tap = node->taps + node->first[channel];
     for (; channel < last; channel++) {
         const struct tap *end = node->taps + node->first[channel + 1];
+        if (!node->out->used[channel]) {
+            tap = end;
+            continue;
+        }
         vec sums[MAX_TILE];
         vec bias = splat(node->bias[channel]);
 #pragma GCC unroll 16
@@ -248,31 +252,44 @@ static void flat_dense(const struct task *task) {
     }
 }
 
-/* out[i] = in[start + i * step] where that lies inside [0, length), else 0. */
-static void take_every(float *out, int count, const float *in, int length, int start, int step) {
-    int i = 0, end = start >= length ? 0 : (length - start + step - 1) / step;
-    if (end > count) end = count;
-    for (; i < end && start + i * step < 0; i++) out[i] = 0;
-    in += start;
-    if (step == 1) {
-        if (i < end) memcpy(out + i, in + i, (end - i) * sizeof *out);
-        i = i < end ? end : i;
-    } else if (step == 2) {
-        /* The last vector may read as far as a vector behind the row: the maps have room for that. */
-        for (; i + LANES <= end; i += LANES) {
-            vec a = load(in + 2 * i), b = load(in + 2 * i + LANES);
+/* Every second of 2 * LANES floats. */
+INLINE vec every_second(const float *in) {
+    vec a = load(in), b = load(in + LANES);
 #if defined(__AVX512F__)
-            ivec even = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
+    return __builtin_shuffle(a, b, (ivec){0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30});
 #elif defined(__AVX__)
-            ivec even = {0, 2, 4, 6, 8, 10, 12, 14};
+    return __builtin_shuffle(a, b, (ivec){0, 2, 4, 6, 8, 10, 12, 14});
 #else
-            ivec even = {0, 2, 4, 6};
+    return __builtin_shuffle(a, b, (ivec){0, 2, 4, 6});
 #endif
-            store(out + i, __builtin_shuffle(a, b, even));
-        }
+}
+
+/* What of out[i] = in[start + i * step] lies inside [0, length) for i below `count`: `first` to `last` - 1. */
+struct span {
+    int start, step, first, last, count;
+};
+
+static struct span find_span(int count, int length, int start, int step) {
+    struct span span = {start, step, 0, start >= length ? 0 : (length - start + step - 1) / step, count};
+    if (span.last > count) span.last = count;
+    if (start < 0) span.first = (step - 1 - start) / step;
+    if (span.first > span.last) span.first = span.last;
+    return span;
+}
+
+/* Fill a row: what lies outside is zero. `room`: up to a vector more may be written behind it. */
+INLINE void take(float *out, const float *in, struct span span, bool room) {
+    int i = span.first;
+    if (span.step == 1) {
+        for (; i + LANES <= span.last || (room && i < span.last); i += LANES) store(out + i, load(in + span.start + i));
+    } else if (span.step == 2) {
+        /* The last vector may read as far as two vectors behind the row: the maps have room for that. */
+        for (; i + LANES <= span.last || (room && i < span.last); i += LANES)
+            store(out + i, every_second(in + span.start + 2 * i));
     }
-    for (; i < end; i++) out[i] = in[i * step];
-    for (; i < count; i++) out[i] = 0;
+    for (; i < span.last; i++) out[i] = in[span.start + i * span.step];
+    for (i = 0; i < span.first; i++) out[i] = 0;
+    for (i = span.last; i < span.count; i++) out[i] = 0;
 }
 
 /* The phases of a map: plane (phase, channel) holds every stride-th row and column of a channel from the phase on, padding
@@ -281,15 +298,18 @@ static void split(const struct task *task) {
     const struct node *node = task->node;
     const struct map *in = node->in[0], *out = node->out;
     const struct window *window = &node->window;
+    struct span empty = {0, 1, 0, 0, node->columns};
     for (int plane = task->channel; plane < task->last_channel; plane++) {
+        if (!out->used[plane]) continue;
         const int *phase = node->phase[plane / in->shape.c];
         const float *from = in->data + plane % in->shape.c * in->stride;
-        float *to = out->data + plane * out->stride;
-        for (int y = task->begin; y < task->end; y++) {
-            int row = y * window->stride[0] + phase[0] - window->before[0];
-            int length = row < 0 || row >= in->shape.h ? 0 : in->shape.w;
-            take_every(to + (size_t)y * out->pitch, node->columns, length ? from + (size_t)row * in->pitch : from, length,
-                       phase[1] - window->before[1], window->stride[1]);
+        float *to = out->data + plane * out->stride + (size_t)task->begin * out->pitch;
+        struct span span = find_span(node->columns, in->shape.w, phase[1] - window->before[1], window->stride[1]);
+        int row = task->begin * window->stride[0] + phase[0] - window->before[0];
+        for (int y = task->begin; y < task->end; y++, row += window->stride[0], to += out->pitch) {
+            bool inside = row >= 0 && row < in->shape.h;
+            bool room = (task->end - 1 - y) * out->pitch >= LANES; /* what is written too far is written again */
+            take(to, inside ? from + (size_t)row * in->pitch : from, inside ? span : empty, room);
         }
     }
 }
@@ -303,10 +323,10 @@ static void gather(const struct task *task) {
     for (int channel = task->channel; channel < task->last_channel; channel++)
         for (int y = 0; y < height; y++) {
             int row = y * window->dilation[0] - window->before[0];
-            int length = row < 0 || row >= in->shape.h ? 0 : in->shape.w;
-            const float *from = in->data + channel * in->stride + (length ? (size_t)row * in->pitch : 0);
-            take_every(node->out->data + ((size_t)channel * height + y) * width, width, from, length, -window->before[1],
-                       window->dilation[1]);
+            bool inside = row >= 0 && row < in->shape.h;
+            const float *from = in->data + channel * in->stride + (inside ? (size_t)row * in->pitch : 0);
+            struct span span = find_span(width, inside ? in->shape.w : 0, -window->before[1], window->dilation[1]);
+            take(node->out->data + ((size_t)channel * height + y) * width, from, span, false);
         }
 }
 
@@ -345,7 +365,7 @@ static void pool(const struct task *task, float *scratch) {
                 store(along + x, value);
             }
             float *to = out->data + channel * out->stride + (size_t)y * out->pitch;
-            take_every(to, out->shape.w, along, count, 0, window->stride[1]);
+            take(to, along, find_span(out->shape.w, count, 0, window->stride[1]), false);
             for (int x = 0; node->average && x < out->shape.w; x++) {
                 int begin = x * window->stride[1] - left, end = begin + window->kernel[1];
                 begin = begin < 0 ? 0 : begin;
@@ -371,20 +391,22 @@ static void pool_flat(const struct task *task) {
     bool zero = node->pad_counts && (rows < window->kernel[0] || width < window->kernel[1]);
     for (int channel = task->channel; channel < task->last_channel; channel++) {
         const float *from = in->data + channel * in->stride;
-        float sum = 0, most = zero ? 0 : -FLT_MAX;
+        float value = node->average || zero ? 0 : -FLT_MAX;
+        vec values = splat(value);
         for (int y = 0; y < rows; y++, from += in->pitch) {
             int x = 0;
             if (node->average) {
-                vec sums = {0};
-                for (; x + LANES <= width; x += LANES) sums += load(from + x);
-                for (int lane = 0; lane < LANES; lane++) sum += sums[lane];
-            }
-            for (; x < width; x++) {
-                sum += from[x];
-                most = from[x] > most ? from[x] : most;
+                for (; x + LANES <= width; x += LANES) values += load(from + x);
+                for (; x < width; x++) value += from[x];
+            } else {
+                for (; x + LANES <= width; x += LANES) values = larger(values, load(from + x));
+                for (; x < width; x++) value = from[x] > value ? from[x] : value;
             }
         }
-        float value = node->average ? sum / size : most;
+        if (width >= LANES)
+            for (int lane = 0; lane < LANES; lane++)
+                value = node->average ? value + values[lane] : values[lane] > value ? values[lane] : value;
+        if (node->average) value /= size;
         if (node->activation) value = activate(splat(value), node->activation, splat(node->low), splat(node->high))[0];
         node->out->data[channel * node->out->stride] = value;
     }

@@ -66,6 +66,7 @@ struct map {
     int planes; /* 1 of a flat map */
     size_t stride;
     const uint32_t *mask; /* all ones on pixels, zero on borders */
+    uint8_t *used;        /* per channel, whether anything reads it; all are computed of flat maps */
 };
 
 /* A weight that is not zero: where its input lies in bytes from the output's place, and its value. */

@@ -136,7 +136,7 @@ static int add_map(struct builder *builder, struct shape shape, bool split, int 
     builder->is_split[index] = split;
     builder->producer[index] = producer;
     if (is_flat(shape)) {
-        *map = (struct map){NULL, shape, 1, shape.c, 1, 1, NULL};
+        *map = (struct map){NULL, shape, 1, shape.c, 1, 1, NULL, NULL};
         return index;
     }
     const struct geometry *geometry = &builder->geometries[geometry_of(builder, shape.h, shape.w)];
@@ -383,6 +383,36 @@ static bool add_operations(struct builder *builder) {
                 builder->drafts[plan->node_count - 1].in[j] = builder->tensor_map[op->input[j]];
         }
         builder->producer[out] = plan->node_count - 1;
+    }
+    return true;
+}
+
+/* Find the channels that nothing reads, back from the output: at high sparsity whole channels die. */
+static bool mark_used(struct builder *builder) {
+    struct plan *plan = builder->plan;
+    for (int i = 0; i < plan->map_count; i++)
+        if (!(plan->maps[i].used = own(plan, plan->maps[i].shape.c, 1))) return false;
+    for (int n = plan->node_count - 1; n >= 0; n--) {
+        const struct node *node = &plan->nodes[n];
+        const struct draft *draft = &builder->drafts[n];
+        const struct map *out = &plan->maps[draft->out], *in = &plan->maps[draft->in[0]];
+        if (node->kind == NODE_SPARSE) {
+            int border = in->pitch - in->shape.w, lead = border * in->pitch + border;
+            for (int c = 0; c < out->shape.c; c++) {
+                if (!out->used[c]) continue;
+                for (uint32_t t = node->first[c]; t < node->first[c + 1]; t++)
+                    in->used[(node->taps[t].offset / 4 + lead) / (int64_t)in->stride] = 1;
+                if (draft->residual >= 0) plan->maps[draft->residual].used[c] = 1;
+            }
+        } else if (node->kind == NODE_SPLIT) {
+            for (int c = 0; c < out->shape.c; c++)
+                if (out->used[c]) in->used[c % in->shape.c] = 1;
+        } else {
+            for (int j = -1; j < node->inputs; j++) {
+                int map = j < 0 ? draft->residual : draft->in[j];
+                if (map >= 0) memset(plan->maps[map].used, 1, plan->maps[map].shape.c);
+            }
+        }
     }
     return true;
 }
@@ -724,7 +754,7 @@ static bool build(struct builder *builder, int threads) {
     choose_tiles(builder);
     int segments = cut_segments(builder, strips);
     if (!place_maps(builder, segments)) return false;
-    if (!mask_flat_maps(plan)) return no_memory(builder);
+    if (!mask_flat_maps(plan) || !mark_used(builder)) return no_memory(builder);
     connect(builder);
     return order_tasks(builder, segments, strips, threads);
 }
