@@ -1,4 +1,4 @@
-"""Classify image files with an exported network: python infer.py --model FILE.mindir|FILE.onnx IMAGE..."""
+"""Classify image files with an exported network: python infer.py --model FILE.mindir|FILE.onnx|FILE.sparse IMAGE..."""
 
 import src  # noqa: F401,I001  sets the environment before mindspore loads
 
@@ -12,8 +12,8 @@ from src.inference import Classifier, read_image
 
 def main():
     """Print the class of every image on the command line."""
-    parser = Parser("Classes of image files by a MINDIR (MindSpore) or ONNX (onnxruntime) that export.py has written.")
-    parser.add_argument("--model", required=True, metavar="FILE", help="exported .mindir or .onnx")
+    parser = Parser("Classes of image files by a MINDIR, ONNX or SPARSE file that export.py has written.")
+    parser.add_argument("--model", required=True, metavar="FILE", help="exported .mindir, .onnx or .sparse")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files of any format Pillow reads")
     parser.add_argument("--device_target", default="auto", choices=("auto", "CPU", "GPU", "Ascend"))
     arguments = parser.parse_args()

@@ -1,10 +1,10 @@
 """Latency of pruned networks: the sparse runtime against onnxruntime and, where it is installed, MNN.
 
-python benchmark/sparse_latency.py [--networks resnet50 ...] [--sparsities 0.98 ...] [--threads 1 2] [--picture FILE.png]
+python benchmark/sparse_latency.py [--networks resnet50 ...] [--sparsities 0.98 ...] [--threads 1 2] [--picture FILE]
 python benchmark/sparse_latency.py --onnx TRAINED.onnx
 
 One image per call. All runtimes of a row take turns in one process, a call each; medians of CPU time, and of wall time
-behind it. The networks have random weights; "mag" keeps what one global magnitude threshold leaves of them, "erk" random
+behind it. The networks have random weights; "mag" keeps what one global magnitude threshold leaves, "erk" random
 weights of Erdos-Renyi-Kernel densities. An ONNX file is measured with the zeros it has. onnxruntime runs the same file
 with its dense kernels. For a quiet measurement: taskset -c 1 python benchmark/sparse_latency.py --threads 1
 """

@@ -416,7 +416,7 @@ static void pool_flat(const struct task *task) {
 static void elementwise(const struct task *task) {
     const struct node *node = task->node;
     const struct map *in = node->in[0], *out = node->out, *other = node->inputs > 1 ? node->in[1] : NULL;
-    bool scalar = other && other->planes == 1 && in->planes > 1;
+    bool scalar = other && other->flat && !in->flat;
     vec low = splat(node->low), high = splat(node->high);
     for (int plane = task->channel; plane < task->last_channel; plane++) {
         const float *a = in->data + plane * in->stride;
@@ -443,7 +443,7 @@ static void concatenate(const struct task *task) {
             if (at < task->channel || at >= task->last_channel) continue;
             const float *from = in->data + channel * in->stride;
             float *to = out->data + at * out->stride;
-            if (out->planes == 1) {
+            if (out->flat) {
                 *to = activate(splat(*from), node->activation, low, high)[0];
                 continue;
             }

@@ -64,6 +64,7 @@ struct map {
     int pitch;
     int pixels; /* of a plane as one long row, borders between rows included; channels of a flat map */
     int planes; /* 1 of a flat map */
+    bool flat;
     size_t stride;
     const uint32_t *mask; /* all ones on pixels, zero on borders */
     uint8_t *used;        /* per channel, whether anything reads it; all are computed of flat maps */

@@ -136,7 +136,7 @@ static int add_map(struct builder *builder, struct shape shape, bool split, int 
     builder->is_split[index] = split;
     builder->producer[index] = producer;
     if (is_flat(shape)) {
-        *map = (struct map){NULL, shape, 1, shape.c, 1, 1, NULL, NULL};
+        *map = (struct map){NULL, shape, 1, shape.c, 1, true, 1, NULL, NULL};
         return index;
     }
     const struct geometry *geometry = &builder->geometries[geometry_of(builder, shape.h, shape.w)];
@@ -420,7 +420,7 @@ static bool mark_used(struct builder *builder) {
 /* What a node's progress is counted in: rows of splits and pools, pixels of long rows, all or nothing of flat maps. */
 static bool by_rows(const struct node *node) { return node->kind == NODE_SPLIT || node->kind == NODE_POOL; }
 static bool is_long(const struct builder *builder, int index) {
-    return !by_rows(&builder->plan->nodes[index]) && builder->plan->maps[builder->drafts[index].out].planes > 1;
+    return !by_rows(&builder->plan->nodes[index]) && !builder->plan->maps[builder->drafts[index].out].flat;
 }
 static bool strippable(const struct builder *builder, int index) {
     return by_rows(&builder->plan->nodes[index]) || is_long(builder, index);
@@ -437,7 +437,7 @@ static int needed(const struct builder *builder, int index, int which, int end) 
     const struct draft *draft = &builder->drafts[index];
     const struct map *in = &builder->plan->maps[which < 0 ? draft->residual : draft->in[which]];
     const struct window *window = &node->window;
-    if (in->planes == 1) return in->pixels;
+    if (in->flat) return in->pixels;
     if (by_rows(node)) {
         int seen = node->kind == NODE_SPLIT ? window->stride[0] : window->kernel[0];
         int rows = (end - 1) * window->stride[0] + seen - window->before[0];
@@ -546,7 +546,7 @@ static bool place_maps(struct builder *builder, int segments) {
         int index = n < 0 ? builder->tensor_map[0] : builder->drafts[n].out;
         struct map *map = &plan->maps[index];
         int segment = n < 0 ? 0 : builder->segment[n], found = -1;
-        int geometry = map->planes == 1 ? -1 : geometry_of(builder, map->shape.h, map->shape.w);
+        int geometry = map->flat ? -1 : geometry_of(builder, map->shape.h, map->shape.w);
         size_t bytes = (map->stride * map->shape.c + LINE) * sizeof(float);
         builder->slot_after[index] = -1;
         if (n >= 0 && is_long(builder, n) && builder->drafts[n].residual >= 0 && may_overwrite(builder, n)) {
@@ -583,7 +583,7 @@ static bool place_maps(struct builder *builder, int segments) {
     memory += -(uintptr_t)memory & 63;
     for (int i = 0; i < plan->map_count; i++) {
         struct map *map = &plan->maps[i];
-        int border = map->planes == 1 ? 0 : map->pitch - map->shape.w;
+        int border = map->flat ? 0 : map->pitch - map->shape.w;
         map->data = (float *)(memory + builder->slots[builder->slot_of[i]].offset) + round_up(border * map->pitch + border, LINE);
     }
     return true;
@@ -593,12 +593,12 @@ static bool place_maps(struct builder *builder, int segments) {
 static bool mask_flat_maps(struct plan *plan) {
     int longest = 0;
     for (int i = 0; i < plan->map_count; i++)
-        if (plan->maps[i].planes == 1) longest = most(longest, plan->maps[i].pixels);
+        if (plan->maps[i].flat) longest = most(longest, plan->maps[i].pixels);
     uint32_t *mask = own(plan, longest + LINE, sizeof *mask);
     if (!mask) return false;
     memset(mask, 255, (longest + LINE) * sizeof *mask);
     for (int i = 0; i < plan->map_count; i++)
-        if (plan->maps[i].planes == 1) plan->maps[i].mask = mask;
+        if (plan->maps[i].flat) plan->maps[i].mask = mask;
     return true;
 }
 
@@ -623,6 +623,7 @@ static int after(const struct builder *builder, int index, int end) {
         if (producer < 0) continue;
         const struct draft *source = &builder->drafts[producer];
         int goal = progress(builder, producer, needed(builder, index, j, end)), step = 0;
+        if (goal == 0) continue; /* padding alone */
         while (step < source->step_count - 1 && source->steps[step].end < goal) step++;
         last = most(last, source->steps[step].task);
     }
@@ -645,8 +646,8 @@ static bool add_step(struct builder *builder, int index, int end, int threads, i
     if (end <= draft->done) return true;
     bool flat_convolution = node->kind == NODE_FLAT_SPARSE || node->kind == NODE_FLAT_DENSE;
     bool elementwise = node->kind == NODE_ADD || node->kind == NODE_MUL || node->kind == NODE_ACTIVATION;
-    int channels = out->planes == 1 && elementwise ? 1 : node->kind == NODE_GATHER ? plan->maps[draft->in[0]].shape.c : out->shape.c;
-    if (out->planes == 1) draft->done = 0;
+    int channels = out->flat && elementwise ? 1 : node->kind == NODE_GATHER ? plan->maps[draft->in[0]].shape.c : out->shape.c;
+    if (out->flat) draft->done = 0;
     double size = (double)(end - draft->done) * (by_rows(node) ? out->pitch : 1);
     double work = flat_convolution ? draft->taps : draft->taps ? size * draft->taps : size * 10 * channels;
     int parts = threads == 1 || node->kind == NODE_SOFTMAX ? 1 : least(most(work / task_work, 1), 4 * threads);

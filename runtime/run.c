@@ -115,7 +115,7 @@ int rpg_run(rpg_model *model, const float *images, size_t count, float *outputs,
     size_t size = rpg_output_size(model);
     bool softmax = probabilities && !(model->graph.flags & PROBABILITIES);
     for (size_t n = 0; n < count; n++, outputs += size) {
-        if (in->planes == 1) {
+        if (in->flat) {
             memcpy(in->data, images, in->shape.c * sizeof *images);
             images += in->shape.c;
         } else {

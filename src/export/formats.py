@@ -16,7 +16,7 @@ from .mindir import export_air, export_mindir
 from .packed import pack, unpack
 from .report import Exported, check_dense, count_zeros, largest_deviation
 
-SUFFIXES = {"MINDIR": ".mindir", "ONNX": ".onnx", "AIR": ".air", "PACKED": ".packed"}
+SUFFIXES = {"MINDIR": ".mindir", "ONNX": ".onnx", "AIR": ".air", "PACKED": ".packed", "SPARSE": ".sparse"}
 
 
 def output_path(source, name, suffix):
@@ -41,12 +41,20 @@ def load_for_export(ckpt):
 
 
 def export_graph(ckpt, file_format, path, interface, fold_bn=False):
-    """Write a MINDIR, ONNX or AIR file of a checkpoint; returns an Exported. Raises InputError or RuntimeError."""
-    if file_format == "ONNX":
+    """Write a MINDIR, ONNX, AIR or SPARSE file of a checkpoint; returns an Exported.
+
+    Raises InputError or RuntimeError.
+    """
+    if file_format in ("ONNX", "SPARSE"):
         try:
-            from .onnx import export_onnx as export
+            if file_format == "ONNX":
+                from .onnx import export_onnx as export
+            else:
+                from .sparse import export_sparse as export
         except ImportError as error:
-            raise InputError(f"file_format: ONNX needs {error.name}; run: pip install onnx onnxruntime") from None
+            raise InputError(
+                f"file_format: {file_format} needs {error.name}; run: pip install onnx onnxruntime"
+            ) from None
     else:
         export = {"MINDIR": export_mindir, "AIR": export_air}[file_format]
     return export(prepare(load_for_export(ckpt), interface, fold_bn), path)

@@ -1,4 +1,4 @@
-"""The .sparse file of the runtime in runtime/: a graph of operations, weights as gaps and values (docs/sparse_runtime.md)."""
+"""The .sparse file of the runtime: a graph of operations, weights as gaps and values (docs/sparse_runtime.md)."""
 
 import json
 import struct
@@ -159,7 +159,7 @@ def decode_gaps(encoded):
 def from_bytes(content):
     """The Graph of a whole file that `to_bytes` has made, and that the runtime has checked. Raises ValueError.
 
-    The Interface comes back as a dict, without the batch size, which the file leaves free.
+    The Interface comes back as a dict of its fields; the batch is free.
     """
     if content[: len(MAGIC)] != MAGIC or struct.unpack_from("<I", content, 8)[0] != zlib.crc32(content[12:]):
         raise ValueError("not a .sparse file, or a damaged one")
@@ -173,6 +173,7 @@ def from_bytes(content):
     if numbers:
         interface = {
             "image_shape": tuple(input_shape),
+            "batch_size": None,
             "mean": numbers[1 : 1 + channels],
             "std": numbers[1 + channels :],
             "normalized": bool(flags & _NORMALIZED),
@@ -224,5 +225,5 @@ class _Reader:
 
 
 def interface_metadata(interface):
-    """The text by key that an ONNX file of this Interface carries (JSON values)."""
-    return {f"rpg.{key}": json.dumps(value) for key, value in interface.items()}
+    """The text by key that `Interface.from_metadata` takes; none where the file has no Interface."""
+    return {f"rpg.{key}": json.dumps(value) for key, value in (interface or {}).items()}
