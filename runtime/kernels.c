@@ -33,7 +33,7 @@ enum { LANES = 4, MAX_TILE = 16, ROW_TILE = 6 };
 #define MIN_PS vminq_f32
 #else
 #include <emmintrin.h>
-enum { LANES = 4, MAX_TILE = 12, ROW_TILE = 3 };
+enum { LANES = 4, MAX_TILE = 8, ROW_TILE = 3 };
 #define MAX_PS _mm_max_ps
 #define MIN_PS _mm_min_ps
 #endif
@@ -83,11 +83,16 @@ INLINE vec activate(vec x, int kind, vec low, vec high) {
     }
 }
 
-/* The activations that are more than bounds; out of line, for they would be many copies. */
-static __attribute__((noinline)) void activate_tile(int tile, float *out, const uint32_t *mask, const struct node *node) {
+/* Activations other than bounds on sums in registers are out of line: they would be many copies. */
+static __attribute__((noinline)) void activate_row(float *row, int begin, int end, const uint32_t *mask,
+                                                   const struct node *node) {
     vec low = splat(node->low), high = splat(node->high);
-    for (int i = 0; i < tile * LANES; i += LANES)
-        store(out + i, masked(activate(load(out + i), node->activation, low, high), mask + i));
+    for (int i = begin; i < end; i += LANES)
+        store(row + i, masked(activate(load(row + i), node->activation, low, high), mask + i));
+}
+
+static __attribute__((noinline)) float activate_one(float x, const struct node *node) {
+    return activate(splat(x), node->activation, splat(node->low), splat(node->high))[0];
 }
 
 /* What happens to a tile of sums on its way to memory. */
@@ -99,16 +104,11 @@ INLINE void finish(const int tile, vec *sums, const struct node *node, int chann
 #pragma GCC unroll 16
         for (int i = 0; i < tile; i++) sums[i] += load(other + i * 4 * LANES);
     }
-    vec low = splat(node->low), high = splat(node->high);
-    if (node->activation <= CLIP) { /* NONE has infinite bounds */
+    bool bounds = node->activation <= CLIP; /* NONE has infinite ones */
+    vec low = splat(bounds ? node->low : -FLT_MAX), high = splat(bounds ? node->high : FLT_MAX);
 #pragma GCC unroll 16
-        for (int i = 0; i < tile; i++)
-            store(out + i * LANES, masked(smaller(larger(sums[i], low), high), mask + i * LANES));
-    } else {
-#pragma GCC unroll 16
-        for (int i = 0; i < tile; i++) store(out + i * LANES, sums[i]);
-        activate_tile(tile, out, mask, node);
-    }
+    for (int i = 0; i < tile; i++) store(out + i * LANES, masked(smaller(larger(sums[i], low), high), mask + i * LANES));
+    if (!bounds) activate_row(out, 0, tile * LANES, mask, node);
 }
 
 INLINE void sparse_tile(const int tile, const struct node *node, size_t pixel, int channel, int last) {
@@ -181,19 +181,24 @@ INLINE void row_tile(const int tile, const struct node *node, size_t pixel, int 
 #define ROWS(n) static void rows_##n(const struct node *node, size_t p, int c, int l) { row_tile(n, node, p, c, l); }
 typedef void tile_function(const struct node *, size_t, int, int);
 
-SPARSE(1) SPARSE(2) SPARSE(3) SPARSE(4) SPARSE(5) SPARSE(6) SPARSE(7) SPARSE(8) SPARSE(9) SPARSE(10) SPARSE(11) SPARSE(12)
-#if defined(__AVX512F__) || defined(__aarch64__)
-SPARSE(13) SPARSE(14) SPARSE(15) SPARSE(16)
+SPARSE(1) SPARSE(2) SPARSE(3) SPARSE(4) SPARSE(5) SPARSE(6) SPARSE(7) SPARSE(8)
+#if defined(__AVX__) || defined(__aarch64__)
+SPARSE(10) SPARSE(12)
 #endif
 ROWS(1) ROWS(2) ROWS(3)
 #if defined(__AVX512F__) || defined(__aarch64__)
+SPARSE(14) SPARSE(16)
 ROWS(4) ROWS(5) ROWS(6)
 #endif
 
+/* Above 8 there are even tiles only, to keep the library small. */
 static tile_function *const sparse_tiles[] = {
-    sparse_1, sparse_2, sparse_3, sparse_4, sparse_5, sparse_6, sparse_7, sparse_8, sparse_9, sparse_10, sparse_11, sparse_12,
+    sparse_1, sparse_2, sparse_3, sparse_4, sparse_5, sparse_6, sparse_7, sparse_8,
+#if defined(__AVX__) || defined(__aarch64__)
+    NULL, sparse_10, NULL, sparse_12,
+#endif
 #if defined(__AVX512F__) || defined(__aarch64__)
-    sparse_13, sparse_14, sparse_15, sparse_16,
+    NULL, sparse_14, NULL, sparse_16,
 #endif
 };
 static tile_function *const row_tiles[] = {
@@ -207,6 +212,7 @@ static void convolve(const struct task *task, tile_function *const *tiles, int m
     int begin = task->begin / LANES, end = (task->end + LANES - 1) / LANES;
     while (begin < end) {
         int tile = end - begin < most ? end - begin : most;
+        if (tile > 8) tile &= ~1;
         tiles[tile - 1](task->node, (size_t)begin * LANES, task->channel, task->last_channel);
         begin += tile;
     }
@@ -225,7 +231,7 @@ static void flat_sparse(const struct task *task) {
         out[channel] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
         if (node->residual) out[channel] += node->residual->data[channel];
         if (node->activation)
-            out[channel] = activate(splat(out[channel]), node->activation, splat(node->low), splat(node->high))[0];
+            out[channel] = activate_one(out[channel], node);
     }
 }
 
@@ -247,7 +253,7 @@ static void flat_dense(const struct task *task) {
         for (int lane = 0; lane < LANES; lane++) sum += all[lane];
         for (; i < length; i++) sum += weights[i] * in[i];
         if (node->residual) sum += node->residual->data[channel];
-        if (node->activation) sum = activate(splat(sum), node->activation, splat(node->low), splat(node->high))[0];
+        if (node->activation) sum = activate_one(sum, node);
         out[channel] = sum;
     }
 }
@@ -374,7 +380,7 @@ static void pool(const struct task *task, float *scratch) {
                 to[x] /= size;
             }
             for (int x = 0; node->activation && x < out->shape.w; x++)
-                to[x] = activate(splat(to[x]), node->activation, splat(node->low), splat(node->high))[0];
+                to[x] = activate_one(to[x], node);
         }
     }
 }
@@ -407,7 +413,7 @@ static void pool_flat(const struct task *task) {
             for (int lane = 0; lane < LANES; lane++)
                 value = node->average ? value + values[lane] : values[lane] > value ? values[lane] : value;
         if (node->average) value /= size;
-        if (node->activation) value = activate(splat(value), node->activation, splat(node->low), splat(node->high))[0];
+        if (node->activation) value = activate_one(value, node);
         node->out->data[channel * node->out->stride] = value;
     }
 }
@@ -417,7 +423,6 @@ static void elementwise(const struct task *task) {
     const struct node *node = task->node;
     const struct map *in = node->in[0], *out = node->out, *other = node->inputs > 1 ? node->in[1] : NULL;
     bool scalar = other && other->flat && !in->flat;
-    vec low = splat(node->low), high = splat(node->high);
     for (int plane = task->channel; plane < task->last_channel; plane++) {
         const float *a = in->data + plane * in->stride;
         const float *b = !other ? a : scalar ? other->data + plane : other->data + plane * other->stride;
@@ -427,8 +432,9 @@ static void elementwise(const struct task *task) {
             vec value = load(a + pixel), second = scalar ? constant : load(b + pixel);
             if (node->kind == NODE_ADD) value += second;
             if (node->kind == NODE_MUL) value *= second;
-            store(to + pixel, masked(activate(value, node->activation, low, high), out->mask + pixel));
+            store(to + pixel, masked(value, out->mask + pixel));
         }
+        if (node->activation) activate_row(to, task->begin, task->end, out->mask, node);
     }
 }
 
@@ -436,7 +442,6 @@ static void concatenate(const struct task *task) {
     const struct node *node = task->node;
     const struct map *out = node->out;
     int at = 0;
-    vec low = splat(node->low), high = splat(node->high);
     for (int i = 0; i < node->inputs; i++) {
         const struct map *in = node->in[i];
         for (int channel = 0; channel < in->shape.c; channel++, at++) {
@@ -444,11 +449,11 @@ static void concatenate(const struct task *task) {
             const float *from = in->data + channel * in->stride;
             float *to = out->data + at * out->stride;
             if (out->flat) {
-                *to = activate(splat(*from), node->activation, low, high)[0];
+                *to = activate_one(*from, node);
                 continue;
             }
-            for (int pixel = task->begin; pixel < task->end; pixel += LANES)
-                store(to + pixel, masked(activate(load(from + pixel), node->activation, low, high), out->mask + pixel));
+            for (int pixel = task->begin; pixel < task->end; pixel += LANES) store(to + pixel, load(from + pixel));
+            if (node->activation) activate_row(to, task->begin, task->end, out->mask, node);
         }
     }
 }

@@ -463,7 +463,8 @@ static void choose_tiles(struct builder *builder) {
         if (!is_long(builder, i)) continue;
         int vectors = (full(builder, i) + lanes - 1) / lanes;
         int tiles = (vectors + builder->kernels->max_tile - 1) / builder->kernels->max_tile;
-        builder->plan->nodes[i].tile = (vectors + tiles - 1) / tiles;
+        int tile = (vectors + tiles - 1) / tiles;
+        builder->plan->nodes[i].tile = tile > 8 ? round_up(tile, 2) : tile;
     }
 }
 

@@ -31,10 +31,10 @@ if ! command -v "$compiler" >/dev/null; then
 fi
 
 folder=build${target:+-$target}
-flags=(-std=gnu11 -O2 -g0 -fPIC -fvisibility=hidden -ffp-contract=fast -Wall -Wextra -Wno-psabi -pthread)
+flags=(-std=gnu11 -O2 -g0 -fPIC -fvisibility=hidden -fno-asynchronous-unwind-tables -ffp-contract=fast -Wall -Wextra -Wno-psabi -pthread)
 if [ $sanitize = yes ]; then
     folder=$folder-sanitized
-    flags+=(-g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
+    flags+=(-g -fsanitize=address -fsanitize=undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
 fi
 case $("$compiler" -dumpmachine) in
 x86_64*) isas=("sse2 -msse2" "avx2 -mavx2 -mfma" "avx512 -mavx512f -mavx512dq -mavx512vl -mavx2 -mfma") ;;
@@ -50,14 +50,14 @@ trap 'rm -rf "$work"' EXIT
 for isa in "${isas[@]}"; do
     read -r name options <<<"$isa"
     # shellcheck disable=SC2086  # several options
-    "$compiler" "${flags[@]}" -O3 $options -DNAME="$name" -c kernels.c -o "$work/kernels_$name.o"
+    "$compiler" "${flags[@]}" $options -DNAME="$name" -c kernels.c -o "$work/kernels_$name.o"
 done
 for source in file plan run; do
-    "$compiler" "${flags[@]}" -c $source.c -o "$work/$source.o"
+    "$compiler" "${flags[@]}" -Os -c $source.c -o "$work/$source.o"
 done
 mkdir -p "$folder"
 if [ $sanitize = no ]; then
-    "$compiler" -shared -s -pthread "$work"/*.o -lm -o "$work/librpg_sparse.so"
+    "$compiler" -shared -s -pthread -Wl,-z,noseparate-code "$work"/*.o -lm -o "$work/librpg_sparse.so"
     mv "$work/librpg_sparse.so" "$folder/" # in one step: another process may be loading the old one
 fi
 rm -f "$folder/librpg_sparse.a"
@@ -67,4 +67,4 @@ for program in main.c examples/classify.c tests/*.c; do
     [ "$name" != main ] || name=rpg_sparse
     "$compiler" "${flags[@]}" -I. "$program" "$folder/librpg_sparse.a" -lm -o "$folder/$name"
 done
-echo "runtime/$folder: $(cd "$folder" && ls | tr '\n' ' ')"
+echo "built in runtime/$folder"

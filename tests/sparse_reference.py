@@ -98,7 +98,7 @@ def random_convolution(random, source, shape, groups=1, **fields):
     weight = random_weight(
         random, (outputs, channels // groups, window[0].kernel, window[1].kernel), random.choice([0.05, 0.3, 1.0])
     )
-    bias = random.standard_normal(outputs).astype(np.float32) if random.random() < 0.7 else None
+    bias = random.standard_normal(outputs).astype(np.float32)
     return Operation("convolution", (source,), window=window, groups=groups, weight=weight, bias=bias, **fields)
 
 
@@ -114,7 +114,7 @@ def random_graph(seed):
         equal = [tensor for tensor, shape in enumerate(shapes) if shape == result]
         if equal:
             operation = operation._replace(inputs=(index, int(random.choice(equal))))
-        graph.operations.append(operation._replace(activation=random.choice(["none", "relu", "swish"])))
+        graph.operations.append(operation._replace(activation=random.choice(["none", "hard_swish", "swish"])))
     graph.operations.append(head(random, 5, shapes_of(graph)[-1]))
     return graph
 
@@ -143,7 +143,7 @@ def residual_graph(random, width, size, blocks=3):
 def head(random, source, shape, outputs=7):
     """A fully connected layer over all of a tensor."""
     window = tuple(Axis(length) for length in shape[1:])
-    weight = random_weight(random, (outputs, *shape), random.choice([0.05, 1.0]))
+    weight = random_weight(random, (outputs, *shape), random.choice([0.3, 1.0]))
     return Operation("convolution", (source,), window=window, weight=weight)
 
 

@@ -40,6 +40,7 @@ def check(graph, path, isas, threads=(1, 3), images=2):
     batch = np.random.default_rng(1).standard_normal((images, *graph.input_shape)).astype(np.float32)
     expected = np.stack([run(graph, image) for image in batch])
     assert isas
+    assert abs(expected).max() > 0
     for isa in isas:
         for count in threads:
             with SparseModel(path, count, isa) as model:
