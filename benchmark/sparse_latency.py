@@ -4,9 +4,10 @@ python benchmark/sparse_latency.py [--networks resnet50 ...] [--sparsities 0.98 
 python benchmark/sparse_latency.py --onnx TRAINED.onnx
 
 One image per call. All runtimes of a row take turns in one process, a call each; medians of CPU time, and of wall time
-behind it. The networks have random weights; "mag" keeps what one global magnitude threshold leaves, "erk" random
-weights of Erdos-Renyi-Kernel densities. An ONNX file is measured with the zeros it has. onnxruntime runs the same file
-with its dense kernels. For a quiet measurement: taskset -c 1 python benchmark/sparse_latency.py --threads 1
+behind it. The weights are random. "erk" keeps random ones at Erdos-Renyi-Kernel densities; "mag" draws them from a
+Laplace distribution of variance 2 / fan-in and keeps what one global threshold leaves: about the densities of trained
+networks, dense early layers and nearly empty late ones. An ONNX file is measured with the zeros it has. onnxruntime
+runs the same file with its dense kernels. For a quiet measurement begin the command with `taskset -c 1`.
 """
 
 import argparse
@@ -63,7 +64,8 @@ def write_dense(name, path):
 def prune(model, law, sparsity):
     """Set a share of an ONNX model's convolution and dense weights to zero, in place.
 
-    What is left is scaled by the root of its density, so that activations keep their size.
+    With "mag" the weights are drawn anew. What is left is scaled by the root of its density: activations keep their
+    size.
     """
     names = {node.input[1] for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")}
     tensors = [tensor for tensor in model.graph.initializer if tensor.name in names]
@@ -71,6 +73,8 @@ def prune(model, law, sparsity):
     total = round((1 - sparsity) * sum(weight.size for weight in weights))
     random = np.random.default_rng(0)
     if law == "mag":
+        spreads = [np.sqrt(1 / np.prod(weight.shape[1:])) for weight in weights]
+        weights = [random.laplace(0, spread, weight.shape) for weight, spread in zip(weights, spreads)]
         scores = [abs(weight) for weight in weights]
         threshold = np.partition(np.concatenate([s.ravel() for s in scores]), -total)[-total]
         masks = [score >= threshold for score in scores]
@@ -132,11 +136,13 @@ def open_ours(path, threads):
 def measure(calls, images, rounds):
     """{name: (CPU milliseconds, wall milliseconds)}, medians over rounds in which every call has its turn."""
     times = {name: [] for name in calls}
-    for repeat in range(rounds + 2):
+    repeat, end = 0, time.perf_counter() + 1  # small networks get more rounds
+    while repeat < rounds + 2 or time.perf_counter() < end:
+        repeat += 1
         for name, call in calls.items():
             wall, used = time.perf_counter(), time.process_time()
             call(images)
-            if repeat > 1:
+            if repeat > 2:
                 times[name].append((1000 * (time.process_time() - used), 1000 * (time.perf_counter() - wall)))
     return {name: tuple(np.median(series, axis=0)) for name, series in times.items()}
 
