@@ -64,8 +64,7 @@ def write_dense(name, path):
 def prune(model, law, sparsity):
     """Set a share of an ONNX model's convolution and dense weights to zero, in place.
 
-    With "mag" the weights are drawn anew. What is left is scaled by the root of its density: activations keep their
-    size.
+    What is left is scaled so that every layer keeps its norm, and activations their size.
     """
     names = {node.input[1] for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")}
     tensors = [tensor for tensor in model.graph.initializer if tensor.name in names]
@@ -74,10 +73,10 @@ def prune(model, law, sparsity):
     random = np.random.default_rng(0)
     if law == "mag":
         spreads = [np.sqrt(1 / np.prod(weight.shape[1:])) for weight in weights]
-        weights = [random.laplace(0, spread, weight.shape) for weight, spread in zip(weights, spreads)]
-        scores = [abs(weight) for weight in weights]
+        scores = [abs(random.laplace(0, spread, weight.shape)) for weight, spread in zip(weights, spreads)]
         threshold = np.partition(np.concatenate([s.ravel() for s in scores]), -total)[-total]
         masks = [score >= threshold for score in scores]
+        weights = [np.copysign(score, weight) for score, weight in zip(scores, weights)]
     else:
         masks = []
         for weight, budget in zip(weights, BUDGETS["erk"]([weight.shape for weight in weights], total)):
@@ -85,9 +84,9 @@ def prune(model, law, sparsity):
             mask[random.permutation(weight.size)[:budget]] = True
             masks.append(mask.reshape(weight.shape))
     for tensor, weight, mask in zip(tensors, weights, masks):
-        scale = np.sqrt(mask.size / max(np.count_nonzero(mask), 1))
-        pruned = onnx.numpy_helper.from_array(np.float32(weight * mask * scale + 0.0), tensor.name)
-        tensor.CopyFrom(pruned)
+        size = np.linalg.norm(onnx.numpy_helper.to_array(tensor))
+        pruned = weight * mask * (size / max(np.linalg.norm(weight * mask), 1e-30)) + 0.0
+        tensor.CopyFrom(onnx.numpy_helper.from_array(np.float32(pruned), tensor.name))
 
 
 def open_onnxruntime(path, threads):
