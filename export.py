@@ -1,4 +1,4 @@
-"""Export a checkpoint for deployment: python export.py --ckpt FILE [--file_format MINDIR|ONNX|AIR|PACKED]"""
+"""Export a checkpoint for deployment: python export.py --ckpt FILE [--file_format MINDIR|ONNX|AIR|PACKED|SPARSE]"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Classify image files with an exported network: python infer.py --model FILE.mindir|FILE.onnx IMAGE..."""
+"""Classify image files with an exported network: python infer.py --model FILE.mindir|FILE.onnx|FILE.sparse IMAGE..."""
 
 import sys
 from pathlib import Path

@@ -172,6 +172,7 @@ ROWS = [
     Row("folding without a graph", "export.py --ckpt run/best.ckpt --file_format PACKED --fold_bn", "leave it out"),
     Row("half precision of a graph", "export.py --ckpt run/best.ckpt --values fp16", "only for --file_format PACKED"),
     Row("two kinds of batch", "export.py --ckpt run/best.ckpt --batch_size 2 --dynamic_batch", "contradicts"),
+    Row("a batch of any size", "export.py --ckpt run/best.ckpt --file_format SPARSE --batch_size 2", "takes any batch"),
     Row("nothing to export", "export.py", "one of the arguments --ckpt --unpack is required"),
     Row("a checkpoint to unpack", "export.py --unpack run/best.ckpt --file_name x.ckpt", "not a packed file"),
     Row("a truncated packed file", "export.py --unpack cut.packed --file_name y.ckpt", "damaged or truncated"),
@@ -180,13 +181,14 @@ ROWS = [
     Row("the same for a graph", "export.py --ckpt run/best.ckpt --file_name text", "text.mindir exists"),
     # inference
     Row("no such exported model", "infer.py --model none.mindir x.png", "cannot read none.mindir"),
-    Row(
-        "a checkpoint for an exported model", "infer.py --model run/best.ckpt x.png", "neither in .mindir nor in .onnx"
-    ),
+    Row("a checkpoint for an exported model", "infer.py --model run/best.ckpt x.png", "in none of .mindir, .onnx and"),
     Row("a text for a MINDIR", "infer.py --model text.mindir x.png", "is not a MINDIR file"),
     Row("a text for an ONNX", "infer.py --model text.onnx x.png", "is not an ONNX file"),
+    Row("a text for a SPARSE file", "infer.py --model text.sparse x.png", "not a .sparse file"),
     # conversion
     Row("nothing to convert", "src.tools.convert_torch none.pth x.ckpt", "No such file"),
+    Row("a text for the sparse runtime", "src.tools.sparse_model text.onnx x.sparse", "not an ONNX file"),
+    Row("a C file without a name", "src.tools.sparse_model text.onnx x.c", "does not end in .sparse"),
     Row("an unknown ending", "src.tools.convert_torch evil.pth x.h5", "ends in none of"),
     Row("a pickle that calls a function", "src.tools.convert_torch evil.pth x.ckpt", "evil.pth"),
     Row("a run's state to convert", "src.tools.convert_torch run/resume.ckpt x.safetensors", "not a deployable"),
@@ -234,6 +236,7 @@ def build_scene():
         "imagenet.yaml": "model: resnet20\ndataset: imagenet\nbatch_size: 2\nupdate_interval: 1\n",
         "text.mindir": "a text\n",
         "text.onnx": "a text\n",
+        "text.sparse": "a text\n",
     }
     for name, text in texts.items():
         Path(name).write_text(text)

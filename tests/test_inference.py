@@ -172,7 +172,7 @@ def test_files_that_are_no_images(tmp_path, name, content, message):
     ("name", "content", "message"),
     [
         ("none.mindir", None, "no such file"),
-        ("a.ckpt", b"x", "neither in .mindir nor in .onnx"),
+        ("a.ckpt", b"x", "in none of .mindir, .onnx and .sparse"),
         ("a.mindir", b"not a protobuf", "not a MINDIR file"),
         ("a.onnx", b"not a protobuf", "not an ONNX file"),
         ("empty.onnx", b"", "not an ONNX file"),

@@ -9,28 +9,37 @@ from ..platform.errors import InputError
 
 
 @contextmanager
+def scratch_folder(path):
+    """A folder for files on the way to `path`, beside it and gone with the block.
+
+    It is one of its own because ms.export makes the folder it writes to private, and goes by its number under /proc
+    because ms.export refuses names with a space, an umlaut, a bracket and more.
+    """
+    with tempfile.TemporaryDirectory(dir=Path(path).parent, prefix=".export-") as folder:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            yield Path(f"/proc/self/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
 def new_file(path, room=0):
     """A path to write to; when the block ends well, the file is on the disk and replaces `path` in one step.
 
-    It lies in a folder of its own beside `path`, because ms.export makes the folder it writes to private, and goes by
-    that folder's number under /proc, because ms.export refuses names with a space, an umlaut, a bracket and more.
-    room: bytes that must be free for it, where the writer does not say so by itself.
+    It lies in a `scratch_folder` beside `path`. room: bytes that must be free for it, where the writer does not say so by itself.
     Raises InputError if the folder of `path` does not exist or cannot be written to, or the disk is full.
     """
     path = Path(path)
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                written = Path(f"/proc/self/fd/{descriptor}/exported{path.suffix}")
-                _check_room(Path(folder), room)
-                yield written
-                os.chmod(written, 0o644)
-                with open(written, "rb") as file:
-                    os.fsync(file.fileno())
-                os.replace(written, path)
-            finally:
-                os.close(descriptor)
+        with scratch_folder(path) as folder:
+            written = folder / f"exported{path.suffix}"
+            _check_room(folder, room)
+            yield written
+            os.chmod(written, 0o644)
+            with open(written, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(written, path)
     except OSError as error:
         raise InputError(f"file_name: cannot write {path}: {error.strerror or error}") from None
 

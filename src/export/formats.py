@@ -11,12 +11,12 @@ from ..pruning.pruner import prunable_weights
 from ..weights.checkpoint import count_nonzeros, read_checkpoint, write_checkpoint
 from ..weights.trained import check_nonzeros, load_trained
 from .deployed import describe_interface, prepare
-from .files import new_file
+from .files import new_file, scratch_folder
 from .mindir import export_air, export_mindir
 from .packed import pack, unpack
 from .report import Exported, check_dense, count_zeros, largest_deviation
 
-SUFFIXES = {"MINDIR": ".mindir", "ONNX": ".onnx", "AIR": ".air", "PACKED": ".packed"}
+SUFFIXES = {"MINDIR": ".mindir", "ONNX": ".onnx", "AIR": ".air", "PACKED": ".packed", "SPARSE": ".sparse"}
 
 
 def output_path(source, name, suffix, overwrite=False, values="fp32"):
@@ -59,12 +59,20 @@ def unmet_target(trained):
 
 
 def export_graph(ckpt, file_format, path, interface, fold_bn=False):
-    """Write a MINDIR, ONNX or AIR file of a checkpoint; returns an Exported. Raises InputError or RuntimeError."""
-    if file_format == "ONNX":
+    """Write a MINDIR, ONNX, AIR or SPARSE file of a checkpoint; returns an Exported.
+
+    Raises InputError or RuntimeError.
+    """
+    if file_format in ("ONNX", "SPARSE"):
         try:
-            from .onnx import export_onnx as export
+            if file_format == "ONNX":
+                from .onnx import export_onnx as export
+            else:
+                from .sparse import export_sparse as export
         except ImportError as error:
-            raise InputError(f"file_format: ONNX needs {error.name}; run: pip install onnx onnxruntime") from None
+            raise InputError(
+                f"file_format: {file_format} needs {error.name}; run: pip install onnx onnxruntime"
+            ) from None
     else:
         export = {"MINDIR": export_mindir, "AIR": export_air}[file_format]
     return export(prepare(load_for_export(ckpt), interface, fold_bn), path)
@@ -84,8 +92,8 @@ def export_int8(ckpt, path, interface, images, evaluate=False):
     trained = load_for_export(ckpt)
     calibration = int8.calibration_images(trained, interface, images)
     deployment = prepare(trained, interface, fold_bn=True)
-    with tempfile.TemporaryDirectory() as folder:
-        float_file = Path(folder) / "float32.onnx"
+    with scratch_folder(path) as folder:
+        float_file = folder / "float32.onnx"
         export_onnx(deployment, float_file)
         exported = int8.export_int8(deployment, float_file, path, calibration)
         return exported, int8.compare_accuracy(trained, float_file, path) if evaluate else None

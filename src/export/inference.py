@@ -1,4 +1,4 @@
-"""Classes of image files by an exported MINDIR or ONNX file, with what the file says about its input and output."""
+"""Classes of image files by an exported MINDIR, ONNX or SPARSE file, with what it says about its input and output."""
 
 from pathlib import Path
 
@@ -15,16 +15,16 @@ from .mindir import load_graph, read_metadata
 class Classifier:
     """An exported file, opened: `interface` and a call from images to probabilities.
 
-    Raises InputError if the file cannot be read, is no MINDIR or ONNX, or was not written by export.py.
+    Raises InputError if the file cannot be read, is none of these formats, or was not written by export.py.
     """
 
     def __init__(self, path):
         path = Path(path)
         if not path.is_file():
             raise InputError(f"model: cannot read {path}: no such file")
-        opener = {".mindir": _open_mindir, ".onnx": _open_onnx}.get(path.suffix)
+        opener = {".mindir": _open_mindir, ".onnx": _open_onnx, ".sparse": _open_sparse}.get(path.suffix)
         if opener is None:
-            raise InputError(f"model: {path} ends neither in .mindir nor in .onnx; export one with export.py")
+            raise InputError(f"model: {path} ends in none of .mindir, .onnx and .sparse; export one with export.py")
         metadata, self.run = opener(path)
         try:
             self.interface = Interface.from_metadata(metadata)
@@ -125,3 +125,11 @@ def _open_onnx(path):
         raise InputError(f"model: {path} is not an ONNX file, or a damaged one") from None
     name = session.get_inputs()[0].name
     return session.get_modelmeta().custom_metadata_map, lambda images: session.run(None, {name: images})[0]
+
+
+def _open_sparse(path):
+    from .export.sparse_file import from_bytes, interface_metadata
+    from .export.sparse_runtime import SparseModel
+
+    model = SparseModel(path)  # which checks the file
+    return interface_metadata(from_bytes(path.read_bytes()).interface), model

@@ -1,4 +1,4 @@
-"""Export a checkpoint for deployment: python export.py --ckpt FILE [--file_format MINDIR|ONNX|AIR|PACKED]"""
+"""Export a checkpoint for deployment: python export.py --ckpt FILE [--file_format MINDIR|ONNX|AIR|PACKED|SPARSE]"""
 
 from functools import partial
 
@@ -52,6 +52,8 @@ def main():
         print(f"input: float32 {shape}, {'grey values 0 to 255' if arguments.normalize else 'normalised'}; ", end="")
         print(f"output: {'probabilities' if arguments.softmax else 'logits'} of {len(interface.classes)} classes")
     print(format_exported([formats.describe_checkpoint(arguments.ckpt, trained), exported]))
+    if exported.note:
+        print(exported.note)
     if accuracy:
         print(f"top-1 over {accuracy.images} test images: int8 {accuracy.int8:.2f} %, float32 {accuracy.float32:.2f} %")
         if accuracy.float32 - accuracy.int8 > MOST_POINTS_LOST:
@@ -95,6 +97,10 @@ def parse():
         unusable = [name for name in graph_options if getattr(arguments, name)]
         if unusable:
             raise InputError(f"command line: {unusable[0]}: a PACKED file holds the checkpoint as it is; leave it out")
+    if arguments.file_format == "SPARSE":
+        for name in ("batch_size", "dynamic_batch", "fold_bn", "converter_config"):
+            if getattr(arguments, name):
+                raise InputError(f"command line: {name}: a SPARSE file takes any batch, BatchNorm folded; leave it out")
     if arguments.values and (arguments.unpack or arguments.file_format != "PACKED"):
         raise InputError("command line: values: only for --file_format PACKED; leave it out")
     if arguments.quantize and (arguments.unpack or arguments.file_format != "ONNX"):
