@@ -27,7 +27,7 @@ def scratch_folder(path):
 def new_file(path, room=0):
     """A path to write to; when the block ends well, the file is on the disk and replaces `path` in one step.
 
-    It lies in a `scratch_folder` beside `path`. room: bytes that must be free for it, where the writer does not say so by itself.
+    It lies in a `scratch_folder`. room: bytes that must be free for it, where the writer does not say so by itself.
     Raises InputError if the folder of `path` does not exist or cannot be written to, or the disk is full.
     """
     path = Path(path)
