@@ -13,6 +13,7 @@ and raises InputError where the folder does not hold the data set. Their splits 
 part of `train` that is held out of training, and is read as `test` is.
 """
 
+import hashlib
 import os
 import re
 
@@ -72,7 +73,7 @@ class Batches:
         self.num_workers = max(1, min(num_workers, os.cpu_count() or 1))
         self.shard = Shard(num_shards, shard_id)
         source = "test" if split == "test" else "train"
-        _check_classes(name, source, data_path, classes)
+        self.classes = _check_classes(name, source, data_path, classes)
         self.loaded = DATASETS[name].load(source, data_path)
         if source == "train" and val_fraction:
             held = held_out(self.loaded.labels, val_fraction, seed)
@@ -81,6 +82,15 @@ class Batches:
         if split == "train":
             check_batch(name, samples * num_shards, batch_size * num_shards)
         self.steps = samples // batch_size if split == "train" else -(-samples // batch_size)
+
+    def content(self):
+        """What the split holds, comparable with ==, in words and digits; see `Samples.digest`."""
+        labels = self.loaded.labels
+        return {
+            f"{self.split} images": f"{len(labels):,} in {len(np.unique(labels)):,} classes",
+            f"{self.split} content": self.loaded.digest(),
+            "class names": hashlib.sha256("\0".join(self.classes).encode("utf-8", "surrogateescape")).hexdigest()[:12],
+        }
 
     def epoch(self, number):
         """The `mindspore.dataset` of one epoch, counted from 0; its `set_init_step` skips to a step of that epoch."""
@@ -140,9 +150,11 @@ def _seed(*numbers):
 
 
 def _check_classes(name, split, data_path, classes):
+    """The names of the data's classes, which must not differ from those given."""
     found = DATASETS[name].class_names(data_path, split)
     for index, (known, here) in enumerate(zip(classes, found)):
         if known != here:
             raise InputError(
                 f"data_path: {data_path}: class {index} is {here} here, but {known} in the network's training data"
             )
+    return found

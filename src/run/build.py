@@ -7,7 +7,7 @@ import mindspore as ms
 from mindspore import nn
 
 from ..config.keys import evaluation_batch
-from ..data import DATASETS, Batches, build_dataset, published_steps
+from ..data import DATASETS, Batches, published_steps
 from ..models import build_model
 from ..platform.errors import InputError
 from ..platform.parallel import SINGLE, local_batch_size
@@ -29,18 +29,23 @@ MOST_STEPS = 10**7  # the optimiser's table holds the learning rate of each
 class Data(NamedTuple):
     """The splits in batches, and how many batches of training images an epoch has.
 
-    val: training images held out to choose the best network by; None without val_fraction.
+    val: training images held out to choose the best network by; None without val_fraction; splits: the Batches of all.
     """
 
     train: Any
     val: Any
     test: Any
     steps_per_epoch: int
+    splits: tuple = ()
 
     @property
     def scored(self):
         """The split that every epoch is scored on, and the best network chosen by."""
         return self.test if self.val is None else self.val
+
+    def content(self):
+        """What the data set holds, in words and digits that another run or worker can compare; reads no file."""
+        return {key: text for split in self.splits for key, text in split.content().items()}
 
 
 class Parts(NamedTuple):
@@ -111,9 +116,10 @@ def open_data(config, local_batch, workers):
     own = {"num_shards": workers.size, "shard_id": workers.rank, "val_fraction": fraction}
     train = Batches(config.dataset, "train", local_batch, *settings, **own, mixup=config.mixup)
     evaluated = evaluation_batch(config, workers.size)
-    val = build_dataset(config.dataset, "val", evaluated, *settings, **own) if fraction else None
-    test = build_dataset(config.dataset, "test", evaluated, *settings, **own)
-    return Data(train, val, test, train.steps)
+    val = Batches(config.dataset, "val", evaluated, *settings, **own) if fraction else None
+    test = Batches(config.dataset, "test", evaluated, *settings, **own)
+    splits = tuple(split for split in (train, val, test) if split)
+    return Data(train, val and val.epoch(0), test.epoch(0), train.steps, splits)
 
 
 def build_pruner(config, network, schedule):
