@@ -1,5 +1,6 @@
 """What a run reads: images of a data set in batches, epoch by epoch, for one worker of several."""
 
+import hashlib
 import os
 import re
 from typing import NamedTuple
@@ -61,11 +62,21 @@ class Batches:
     def __init__(self, source, split, batching, shard=WHOLE):
         self.source, self.split, self.batching, self.shard = source, split, batching, shard
         self.num_workers = max(1, min(batching.num_workers, os.cpu_count() or 1))
-        self.loaded = _load(source, split)
+        self.loaded, self.classes = _load(source, split)
         samples = shard.size(split, len(self.loaded.labels))
         if split == "train":
             check_batch(source.name, samples * shard.count, batching.size * shard.count)
         self.steps = samples // batching.size if split == "train" else -(-samples // batching.size)
+
+    def content(self):
+        """What the split holds, comparable with ==, in words and digits; see `Samples.digest`."""
+        labels = self.loaded.labels
+        names = "\0".join(self.classes).encode("utf-8", "surrogateescape")
+        return {
+            f"{self.split} images": f"{len(labels):,} in {len(np.unique(labels)):,} classes",
+            f"{self.split} content": self.loaded.digest(),
+            "class names": hashlib.sha256(names).hexdigest()[:12],
+        }
 
     def epoch(self, number=0):
         """The `mindspore.dataset` of one epoch, counted from 0; its `set_init_step` skips to a step of that epoch."""
@@ -133,14 +144,15 @@ def iterate(iterator):
 
 
 def _load(source, split):
-    """The Samples of a split: read in whole, or a part of the training images."""
+    """The Samples of a split, read in whole or a part of the training images, and the names of its classes."""
     data, read_as = DATASETS[source.name], "test" if split == "test" else "train"
-    _check_classes(source, data.class_names(source.data_path, read_as))
+    classes = data.class_names(source.data_path, read_as)
+    _check_classes(source, classes)
     loaded = data.load(read_as, source.data_path)
     if split == "test" or not source.val_fraction:
-        return loaded
+        return loaded, classes
     held = held_out(loaded.labels, source.val_fraction, source.seed)
-    return loaded.select(held if split == "val" else ~held)
+    return loaded.select(held if split == "val" else ~held), classes
 
 
 def _check_classes(source, found):

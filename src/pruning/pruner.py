@@ -122,6 +122,10 @@ class Pruner:
         """Number of weights alive, counted from the masks."""
         return sum(np.count_nonzero(mask) for mask in self.masks)
 
+    def budget_at(self, step):
+        """Number of weights alive after `step`."""
+        return sum(group.budget_at(step) for group in self.groups)
+
     @property
     def target(self):
         """Number of weights that are alive at the target density."""

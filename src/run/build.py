@@ -32,18 +32,23 @@ MOST_STEPS = 10**7  # the optimiser's table holds the learning rate of each
 class Data(NamedTuple):
     """The splits in batches, and how many batches of training images an epoch has.
 
-    val: training images held out to choose the best network by; None without val_fraction.
+    val: training images held out to choose the best network by; None without val_fraction; splits: the Batches of all.
     """
 
     train: Any
     val: Any
     test: Any
     steps_per_epoch: int
+    splits: tuple = ()
 
     @property
     def scored(self):
         """The split that every epoch is scored on, and the best network chosen by."""
         return self.test if self.val is None else self.val
+
+    def content(self):
+        """What the data set holds, in words and digits that another run or worker can compare; reads no file."""
+        return {key: text for split in self.splits for key, text in split.content().items()}
 
 
 class Parts(NamedTuple):
@@ -114,9 +119,10 @@ def open_data(config, local_batch, workers):
     shard = Shard(workers.size, workers.rank)
     evaluated = Batching(evaluation_batch(config, workers.size), config.num_workers)
     train = Batches(source, "train", Batching(local_batch, config.num_workers, config.mixup), shard)
-    val = Batches(source, "val", evaluated, shard).epoch() if fraction else None
-    test = Batches(source, "test", evaluated, shard).epoch()
-    return Data(train, val, test, train.steps)
+    val = Batches(source, "val", evaluated, shard) if fraction else None
+    test = Batches(source, "test", evaluated, shard)
+    splits = tuple(split for split in (train, val, test) if split)
+    return Data(train, val and val.epoch(), test.epoch(), train.steps, splits)
 
 
 def build_pruner(config, network, schedule):
