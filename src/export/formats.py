@@ -12,7 +12,7 @@ from ..pruning.allocation import total_budget
 from ..pruning.pruner import prunable_weights
 from ..weights.checkpoint import count_nonzeros, read_checkpoint, write_checkpoint
 from ..weights.trained import check_nonzeros, load_trained
-from .deployed import describe_interface, prepare
+from .deployed import describe_interface, finite_outputs, prepare
 from .files import new_file
 from .mindir import export_air, export_mindir
 from .packed import pack, unpack
@@ -27,6 +27,8 @@ def output_path(source, name, suffix, overwrite=False, values="fp32"):
     values: of a PACKED file; any but fp32 are in its default name, since they make it another file.
     Raises InputError, also if the file exists, unless `overwrite`.
     """
+    if not Path(source).name:
+        raise InputError(f"command line: {source!r} is not the name of a file")
     path = Path(name) if name else Path(source).with_suffix(suffix if values == "fp32" else f".{values}{suffix}")
     if path.suffix != suffix:
         path = path.with_name(path.name + suffix)
@@ -82,8 +84,8 @@ def export_packed(ckpt, path, values="fp32"):
     if values == "fp16":  # which rounds what is tiny to zero
         rounded = {name: weight.astype(np.float16) for name, weight in trained.weights().items()}
         description = {**description, "nonzeros": count_nonzeros(rounded)}
-    images = Tensor(describe_interface(trained, batch_size=2).random_images())
-    expected = trained.network(images).asnumpy()
+    images = describe_interface(trained, batch_size=2).random_images()
+    expected = finite_outputs(trained.network, images)
     with new_file(path) as written, tempfile.TemporaryDirectory() as folder:
         written.write_bytes(pack(tensors, description, values))
         unpacked, unpacked_description = unpack(written)
@@ -94,7 +96,7 @@ def export_packed(ckpt, path, values="fp32"):
         check_dense(path, unpacked, trained.dense_parameters())
         restored = Path(folder) / "restored.ckpt"
         write_checkpoint(restored, unpacked, unpacked_description)
-        deviation = largest_deviation(expected, load_trained(restored).network(images).asnumpy())
+        deviation = largest_deviation(expected, load_trained(restored).network(Tensor(images)).asnumpy())
         names = [weight.name for weight in prunable_weights(trained.network)]
         zeros, count = count_zeros(path, unpacked, {name: unpacked[name] for name in names})
         size = written.stat().st_size

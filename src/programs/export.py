@@ -17,7 +17,7 @@ from ..platform.files import check_new
 def main():
     """Export or unpack the file on the command line."""
     arguments = parse()
-    if arguments.unpack:
+    if arguments.unpack is not None:
         path = formats.output_path(arguments.unpack, arguments.file_name, ".ckpt", arguments.overwrite)
         formats.unpack_checkpoint(arguments.unpack, path)
         print(f"{path}: {path.stat().st_size:,} bytes")
@@ -70,11 +70,11 @@ def parse():
     arguments = parser.parse_args()
 
     graph_options = ("batch_size", "dynamic_batch", "fold_bn", "normalize", "softmax", "converter_config")
-    if arguments.unpack or arguments.file_format == "PACKED":
+    if arguments.unpack is not None or arguments.file_format == "PACKED":
         unusable = [name for name in graph_options if getattr(arguments, name)]
         if unusable:
             raise InputError(f"command line: {unusable[0]}: a PACKED file holds the checkpoint as it is; leave it out")
-    if arguments.values and (arguments.unpack or arguments.file_format != "PACKED"):
+    if arguments.values and (arguments.unpack is not None or arguments.file_format != "PACKED"):
         raise InputError("command line: values: only for --file_format PACKED; leave it out")
     if arguments.batch_size and arguments.dynamic_batch:
         raise InputError("command line: batch_size: contradicts dynamic_batch; leave one out")
