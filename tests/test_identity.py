@@ -10,8 +10,10 @@ from tiny_train import Tiny
 
 from benchmark.random_data import write_imagenet
 from src.config.keys import resolve
-from src.data import Batches, folders
+from src.data import folders
+from src.data.batches import Batches, Batching, Source
 from src.data.samples import Samples
+from src.data.sharding import Shard
 from src.models import MODELS
 from src.platform.errors import InputError
 from src.platform.parallel import SINGLE, Workers
@@ -72,11 +74,11 @@ def test_a_file_that_went_while_it_was_looked_at_is_named(listed, tmp_path):
 
 
 def test_the_content_of_a_split_in_words():
-    content = Batches("digits", "train", 64, 0).content()
+    content = Batches(Source("digits"), "train", Batching(64)).content()
     assert content["train images"] == "1,437 in 10 classes"
     assert content.keys() == {"train images", "train content", "class names"}
-    assert Batches("digits", "train", 32, 5, num_shards=2, shard_id=1).content() == content  # of all workers
-    held = Batches("digits", "val", 64, 0, val_fraction=0.5).content()
+    assert Batches(Source("digits", seed=5), "train", Batching(32), Shard(2, 1)).content() == content  # of all workers
+    held = Batches(Source("digits", val_fraction=0.5), "val", Batching(64)).content()
     assert held["val images"].split(" ")[0] in ("718", "719")
 
 
@@ -255,8 +257,8 @@ def test_another_data_set_of_the_same_shape_is_refused(state, refused):
 def test_images_that_were_lost_are_noticed(tmp_path):
     data = tmp_path / "data"
     write_imagenet(data, 4, 1, lambda index: np.zeros((40, 50, 3), np.uint8))
-    content = Batches("imagenet", "train", 2, 0, data_path=str(data)).content()
+    content = Batches(Source("imagenet", str(data)), "train", Batching(2)).content()
     next((data / "train").rglob("*.JPEG")).unlink()
-    now = Batches("imagenet", "train", 2, 0, data_path=str(data)).content()
+    now = Batches(Source("imagenet", str(data)), "train", Batching(2)).content()
     with pytest.raises(InputError, match="train images is 4 in 4 classes in the run, 3 in 3"):
         check_content("x", content, now)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, StringConstraints, ValidationError
 from ..data import DATASETS
 from ..models import MODELS
 from ..platform.errors import InputError
+from ..platform.schema import shown
 from ..pruning.settings import PruningSettings, apply_method, complete
 
 PathName = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=4000)]  # what a system call takes
@@ -20,7 +21,7 @@ class Training(BaseModel):
     model: Literal[tuple(MODELS)] = Field("resnet20", description="network, by its name in src/models")
     width_factor: int = Field(1, ge=1, le=16, description="widens the CIFAR networks")
     dataset: Literal[tuple(DATASETS)] = Field("digits", description="data set")
-    batch_size: int = Field(64, ge=1, description="training images per step")
+    batch_size: int = Field(64, ge=1, le=2**20, description="training images per step")
 
     pretrained: PathName = Field(
         "", description="weights to start from: a checkpoint of MindSpore or PyTorch, or safetensors"
@@ -61,7 +62,7 @@ class Config(Recipe):
     device_target: Literal["auto", "CPU", "GPU", "Ascend"] = Field("auto", description="device")
     num_workers: int = Field(2, ge=1, description="threads of the data pipeline, at most one per core")
     eval_batch_size: int = Field(
-        0, ge=0, description="images that a device evaluates at a time; 0: as many as it trains at a time"
+        0, ge=0, le=2**20, description="images that a device evaluates at a time; 0: as many as it trains at a time"
     )
     resume_ckpt: PathName = Field("", description="resume.ckpt to continue from, or auto for the one in output_path")
     force: bool = Field(False, description="resume with another recipe, where the difference is harmless")
@@ -106,12 +107,13 @@ def resolve(values, given=None, where="configuration"):
 def _check_names(values, where):
     for key in values:
         if key not in Config.model_fields:
-            raise InputError(f"{where(key)}: unknown key {key!r}{nearest(str(key))}")
+            raise InputError(f"{where(key)}: unknown key {shown(key)}{nearest(key)}")
 
 
 def nearest(name, prefix=""):
     """The end of a message about an unknown key: the one that was perhaps meant, with a prefix."""
-    close = difflib.get_close_matches(name, [*Config.model_fields, "config_path"], n=1)
+    # Comparing takes time that grows with the square of a name's length.
+    close = difflib.get_close_matches(str(name)[:100], [*Config.model_fields, "config_path"], n=1)
     return f"; did you mean {prefix}{close[0]}?" if close else "; see config/ for the keys there are"
 
 
@@ -119,4 +121,4 @@ def _first_problem(error, given, where):
     problem = error.errors()[0]
     key = str(problem["loc"][0])
     source = "command line" if key in given else where
-    return f"{source}: {key}: {problem['msg']}, not {problem['input']!r}"
+    return f"{source}: {key}: {problem['msg']}, not {shown(problem['input'])}"

@@ -8,6 +8,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from ..data import DATASETS
+from ..platform.errors import InputError
 from ..pruning.pruner import prunable_layers
 from .fold import fold_batch_norms
 from .report import ROUNDING_TOLERANCE, TOLERANCE, check_outputs
@@ -111,14 +112,22 @@ class Deployment(NamedTuple):
     tolerance: float
 
 
+def finite_outputs(network, images):
+    """What a network makes of images (n, channels, height, width). Raises InputError if it is not finite."""
+    outputs = network(Tensor(images)).asnumpy()
+    if not np.isfinite(outputs).all():
+        raise InputError("ckpt: the network's outputs are not finite; use another copy, or train it again")
+    return outputs
+
+
 def prepare(trained, interface, fold_bn=False):
     """The Deployment of a trained network, which it takes over: with `fold_bn` the network itself is changed.
 
-    Raises RuntimeError if folding changes the outputs or loses zeros.
+    Raises InputError for a network of no use, RuntimeError if folding changes the outputs or loses zeros.
     """
     network = DeployedNetwork(trained.network, interface)
     images = interface.random_images()
-    outputs = network(Tensor(images)).asnumpy()
+    outputs = finite_outputs(network, images)
     if fold_bn:
         before = trained.weights()
         fold_batch_norms(trained.network, Tensor(interface._replace(normalized=False).random_images()))

@@ -10,7 +10,7 @@ from ..pruning.allocation import total_budget
 from ..pruning.pruner import prunable_weights
 from ..weights.checkpoint import count_nonzeros, read_checkpoint, write_checkpoint
 from ..weights.trained import check_nonzeros, load_trained
-from .deployed import describe_interface, prepare
+from .deployed import describe_interface, finite_outputs, prepare
 from .files import new_file, scratch_folder
 from .mindir import export_air, export_mindir
 from .packed import pack, unpack
@@ -25,6 +25,8 @@ def output_path(source, name, suffix, overwrite=False, values="fp32"):
     values: of the weights; any but fp32 are in its default name, since they make it another file.
     Raises InputError, also if the file exists, unless `overwrite`.
     """
+    if not Path(source).name:
+        raise InputError(f"command line: {source!r} is not the name of a file")
     path = Path(name) if name else Path(source).with_suffix(suffix if values == "fp32" else f".{values}{suffix}")
     if path.suffix != suffix:
         path = path.with_name(path.name + suffix)
@@ -106,8 +108,8 @@ def export_packed(ckpt, path, values="fp32"):
     """
     trained = load_for_export(ckpt)
     tensors, description = read_checkpoint(ckpt)
-    images = Tensor(describe_interface(trained, batch_size=2).random_images())
-    expected = trained.network(images).asnumpy()
+    images = describe_interface(trained, batch_size=2).random_images()
+    expected = finite_outputs(trained.network, images)
     with new_file(path) as written:
         if values != "fp32":  # which rounds what is tiny to zero
             written.write_bytes(pack(tensors, description, values))
@@ -123,7 +125,7 @@ def export_packed(ckpt, path, values="fp32"):
         check_dense(path, unpacked, trained.dense_parameters())
         restored = written.with_name("restored.ckpt")
         write_checkpoint(restored, unpacked, unpacked_description)
-        deviation = largest_deviation(expected, load_trained(restored).network(images).asnumpy())
+        deviation = largest_deviation(expected, load_trained(restored).network(Tensor(images)).asnumpy())
         names = [weight.name for weight in prunable_weights(trained.network)]
         zeros, count = count_zeros(path, unpacked, {name: unpacked[name] for name in names})
         size = written.stat().st_size

@@ -1,8 +1,10 @@
 """Evaluate a checkpoint, or compare two: python eval.py --ckpt FILE [--data_path DIR] [--json] [--report DIR]"""
 
 import json
+import math
 from functools import partial
 
+from ..data import DATASETS
 from ..data.batches import Batches, Batching, Source
 from ..platform.command_line import Parser, positive
 from ..platform.device import select_device
@@ -63,9 +65,15 @@ def evaluate(file, trained, arguments):
     """Scores and sparsity report of a checkpoint in one dict."""
     config = trained.config
     batch_size = arguments.batch_size or trained.eval_batch_size
+    if tuple(DATASETS[config.dataset].IMAGE_SHAPE) != trained.image_shape:
+        raise InputError(
+            f"{file}: configuration: dataset: {config.dataset} has no images of shape {trained.image_shape}"
+        )
     source = Source(config.dataset, arguments.data_path or config.data_path, classes=trained.classes)
     data = Batches(source, "test", Batching(batch_size, config.num_workers))
     scores = Evaluator(trained.network, batch_size)(data.epoch())
+    if not math.isfinite(scores.loss):
+        raise InputError(f"{file}: the network's outputs are not finite; use another copy, or train it again")
     report = sparsity_report(trained.weights(), config.tail_energy, transposed_groups(trained.network))
     return {"ckpt": file, **scores._asdict(), **report}
 

@@ -21,7 +21,7 @@ MOST_POINTS_LOST = 0.5  # of top-1, before int8 is worth a warning
 def main():
     """Export or unpack the file on the command line."""
     arguments = parse()
-    if arguments.unpack:
+    if arguments.unpack is not None:
         path = formats.output_path(arguments.unpack, arguments.file_name, ".ckpt", arguments.overwrite)
         formats.unpack_checkpoint(arguments.unpack, path)
         print(f"{path}: {path.stat().st_size:,} bytes")
@@ -93,7 +93,7 @@ def parse():
     arguments = parser.parse_args()
 
     graph_options = ("batch_size", "dynamic_batch", "fold_bn", "normalize", "softmax", "converter_config")
-    if arguments.unpack or arguments.file_format == "PACKED":
+    if arguments.unpack is not None or arguments.file_format == "PACKED":
         unusable = [name for name in graph_options if getattr(arguments, name)]
         if unusable:
             raise InputError(f"command line: {unusable[0]}: a PACKED file holds the checkpoint as it is; leave it out")
@@ -101,9 +101,9 @@ def parse():
         for name in ("batch_size", "dynamic_batch", "fold_bn", "converter_config"):
             if getattr(arguments, name):
                 raise InputError(f"command line: {name}: a SPARSE file takes any batch, BatchNorm folded; leave it out")
-    if arguments.values and (arguments.unpack or arguments.file_format != "PACKED"):
+    if arguments.values and (arguments.unpack is not None or arguments.file_format != "PACKED"):
         raise InputError("command line: values: only for --file_format PACKED; leave it out")
-    if arguments.quantize and (arguments.unpack or arguments.file_format != "ONNX"):
+    if arguments.quantize and (arguments.unpack is not None or arguments.file_format != "ONNX"):
         raise InputError("command line: quantize: only for --file_format ONNX; leave it out")
     unusable = [name for name in ("calibration_images", "evaluate") if getattr(arguments, name)]
     if unusable and not arguments.quantize:

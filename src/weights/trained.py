@@ -1,14 +1,15 @@
 """A trained network, rebuilt from its checkpoint alone."""
 
-from typing import Literal, NamedTuple, Optional
+from typing import Annotated, Literal, NamedTuple, Optional
 
 from easydict import EasyDict
 from mindspore import nn
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..config.keys import evaluation_batch, resolve
 from ..models import MODELS, build_model
 from ..platform.errors import InputError
+from ..platform.schema import first_problem
 from ..pruning.pruner import prunable_weights
 from .checkpoint import count_nonzeros, load_weights, read_checkpoint
 
@@ -43,7 +44,7 @@ class Trained(NamedTuple):
 class _Architecture(BaseModel):
     """What `build_model` takes."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     name: Literal[tuple(MODELS)]
     num_classes: int = Field(ge=1, le=2**20)
@@ -51,15 +52,24 @@ class _Architecture(BaseModel):
     width_factor: int = Field(1, ge=1, le=16)
 
 
+_Side = Annotated[int, Field(ge=1, le=2**12)]  # pixels
+
+
 class _Description(BaseModel):
     """What a deployable checkpoint says of itself, as far as it is needed here."""
 
     model: _Architecture
     config: dict
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, _Side, _Side]
     classes: tuple[str, ...] = ()
     nonzeros: Optional[dict[str, int]] = None
     eval_batch_size: Optional[int] = Field(None, ge=1, le=2**20)
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.image_shape[0] != self.model.in_channels:
+            raise ValueError(f"images of {self.image_shape[0]} colours for a network of {self.model.in_channels}")
+        return self
 
 
 def load_trained(path):
@@ -68,18 +78,25 @@ def load_trained(path):
     if "model" not in description:
         raise InputError(f"{path}: not a deployable checkpoint; give the best.ckpt or last.ckpt of a run")
     try:
-        said = _Description(**description)
+        said = _Description.model_validate(description)
     except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"]))
-        raise InputError(f"{path}: its description is not one of this version: {key}: {problem['msg']}") from None
+        raise InputError(f"{path}: its description is not one of this version: {first_problem(error)}") from None
     config = resolve(said.config, where=f"{path}: configuration")
+    _check_declared(path, said.model, tensors)
     network = build_model(**said.model.model_dump())
     load_weights(network, tensors, path)
     network.set_train(False)
     # Older files do not say how many devices shared a batch.
     images = said.eval_batch_size or min(evaluation_batch(config), MOST_IMAGES)
     return Trained(network, config, said.image_shape, said.classes, said.nonzeros, images)
+
+
+def _check_declared(path, model, tensors):
+    """Raise InputError if a network is too large by far for its file, before memory is taken for it."""
+    values = sum(tensor.size for tensor in tensors.values())
+    for key, least in (("num_classes", 64 * model.num_classes), ("width_factor", 200_000 * model.width_factor**2)):
+        if values < least:
+            raise InputError(f"{path}: does not fit the network: too small for {key} {getattr(model, key)}")
 
 
 def check_nonzeros(trained, path):
