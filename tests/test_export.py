@@ -9,7 +9,6 @@ import pytest
 from mindspore import Tensor, nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 
-import export
 from benchmark.random_checkpoint import settle_batch_norms
 from src.config.keys import resolve
 from src.data import DATASETS, digits
@@ -23,6 +22,7 @@ from src.export.onnx import open_onnx
 from src.export.packed import size_bound
 from src.models import build_model
 from src.platform.errors import InputError
+from src.programs import export
 from src.weights.checkpoint import read_checkpoint, write_checkpoint
 from src.weights.trained import Trained, load_trained
 

@@ -8,12 +8,12 @@ import pytest
 from mindspore import Tensor, nn
 from PIL import Image
 
-import infer
 from src.data import digits
 from src.export import formats
 from src.export.deployed import Interface, describe_interface
 from src.export.inference import Classifier, inverted, read_image, softmax, unlike_training
 from src.platform.errors import InputError
+from src.programs import infer
 from src.weights.trained import load_trained
 
 COUNT = 60
