@@ -225,6 +225,7 @@ HOSTILE = {
     "too few values": {"nonzeros": 3},
     "negative values": {"nonzeros": -1},
     "too many gaps": {"gaps": 5},
+    "zeros beyond the file": {"tensors": [["w", "float32", [1 << 12, 1 << 13]]]},
     "no gaps": {"gaps": 0},
     "other precision": {"values": "fp16"},
     "eight bits": {"values": "int8"},
@@ -253,6 +254,11 @@ def test_hostile_headers_are_refused_in_little_memory(tmp_path, change):
         assert tracemalloc.get_traced_memory()[1] < 30e6
     finally:
         tracemalloc.stop()
+
+
+def test_devices_and_pipes_are_not_read():
+    with pytest.raises(InputError, match="/dev/zero: cannot read the packed file: a device or a pipe"):
+        unpack("/dev/zero")
 
 
 def test_a_section_cannot_expand_beyond_its_length(tmp_path):

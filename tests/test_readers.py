@@ -4,12 +4,14 @@ Every case is a file that once was taken, led to a traceback, or took more memor
 """
 
 import io
+import json
 import os
 import pickle
 import re
 import struct
 import tracemalloc
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -17,6 +19,9 @@ from safetensors.numpy import save_file
 
 from src.config.files import read_yaml
 from src.config.keys import resolve
+from src.data.cifar import read_binary
+from src.data.images import central_part, read_part
+from src.export.deployed import Interface
 from src.models import build_model
 from src.platform.errors import InputError
 from src.platform.files import read_regular
@@ -339,3 +344,86 @@ def test_what_is_well_is_taken(network, content, tmp_path):
         found = read_weights(tmp_path / name)
         assert all(np.array_equal(found[key], array) for key, array in content.items())
     assert load_trained(tmp_path / "x.ckpt").image_shape == (1, 8, 8)
+
+
+# --- pictures, and what exported files say of themselves
+
+
+def png(width, height):
+    """A PNG file's beginning, which declares a size and has nothing behind it."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's, which programs do not show
+@pytest.mark.parametrize(
+    ("width", "height", "message"),
+    [
+        (100_000, 1, "100000 x 1 pixels, of which no network sees"),
+        (1, 100_000, "1 x 100000 pixels, of which no network sees"),
+        (10_000, 10_000, "10000 x 10000 pixels, more than the 89,478,485 of Pillow's limit"),
+        (100_000, 100_000, "images: cannot read"),
+    ],
+)
+def test_pictures_that_say_they_are_huge(width, height, message, tmp_path):
+    (tmp_path / "x.png").write_bytes(png(width, height))
+    refuses(message, read_part, tmp_path / "x.png", 3, (224, 224), central_part((224, 224), 0.875), "images")
+
+
+def test_pictures_and_records_are_regular_files(pipe):
+    refuses("images: cannot read .*a device", read_part, pipe, 3, (8, 8), central_part((8, 8), 1), "images")
+    pipe.rename(pipe.with_name("test_batch.bin"))
+    refuses("data_path: .*a device", read_binary, pipe.parent, "none", ["test_batch.bin"], 1, 10)
+
+
+INTERFACE = Interface((3, 8, 8), 2, (1.0, 2.0, 3.0), (1.0, 2.0, 3.0), False, True, 0.875, ("a", "b"))
+
+
+def test_metadata_comes_back():
+    for interface in (INTERFACE, INTERFACE._replace(batch_size=None, normalized=True)):
+        assert Interface.from_metadata(interface.to_metadata()) == interface
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classes": ["a", "a"]},
+        {"classes": []},
+        {"classes": [1, 2]},
+        {"classes": "ab"},
+        {"std": [0, 1, 1]},
+        {"std": [1, 1]},
+        {"std": [float("nan"), 1, 1]},
+        {"mean": [float("inf"), 1, 1]},
+        {"mean": 7},
+        {"crop": 0},
+        {"crop": 2},
+        {"crop": 1e-9},
+        {"crop": None},
+        {"batch_size": 0},
+        {"batch_size": 10**12},
+        {"batch_size": 60_000, "image_shape": [3, 512, 512]},
+        {"image_shape": [3, 8]},
+        {"image_shape": [2, 8, 8]},
+        {"image_shape": [3, 10**6, 10**6]},
+        {"image_shape": [3, 0, 8]},
+        {"normalized": "yes"},
+        {"softmax": 1},
+        {"classes": ["x" * (5 << 20)]},
+    ],
+    ids=str,
+)
+def test_metadata_of_nonsense(change):
+    metadata = {**INTERFACE.to_metadata(), **{f"rpg.{key}": json.dumps(value) for key, value in change.items()}}
+    with pytest.raises(ValueError, match=r"."):
+        Interface.from_metadata(metadata)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "1" * 5000, "\0"])
+def test_metadata_that_is_no_json(text):
+    with pytest.raises(ValueError, match=r"."):
+        Interface.from_metadata({**INTERFACE.to_metadata(), "rpg.classes": text})

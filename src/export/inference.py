@@ -8,6 +8,7 @@ from mindspore import Tensor
 
 from ..data.images import central_part, read_part
 from ..platform.errors import InputError
+from ..platform.files import GIB, reading
 from .deployed import Interface
 from .mindir import load_graph, read_metadata
 
@@ -19,13 +20,12 @@ class Classifier:
     """
 
     def __init__(self, path):
-        path = Path(path)
-        if not path.is_file():
-            raise InputError(f"model: cannot read {path}: no such file")
+        self.path = path = Path(path)
         opener = {".mindir": _open_mindir, ".onnx": _open_onnx, ".sparse": _open_sparse}.get(path.suffix)
         if opener is None:
             raise InputError(f"model: {path} ends in none of .mindir, .onnx and .sparse; export one with export.py")
-        metadata, self.run = opener(path)
+        with reading(path, f"model: cannot read {path}", 2 * GIB):
+            metadata, self.run = opener(path)
         try:
             self.interface = Interface.from_metadata(metadata)
         except (KeyError, ValueError):
@@ -42,6 +42,8 @@ class Classifier:
             padding = [(0, step - len(batch))] + [(0, 0)] * 3
             outputs.append(self.run(np.pad(batch, padding))[: len(batch)])
         outputs = np.concatenate(outputs)
+        if outputs.shape != (len(images), len(self.interface.classes)) or not np.isfinite(outputs).all():
+            raise InputError(f"model: {self.path}: its outputs are not a finite number for each class; export it anew")
         return outputs if self.interface.softmax else softmax(outputs)
 
 

@@ -9,11 +9,11 @@ import hashlib
 import json
 import lzma
 import struct
-from pathlib import Path
 
 import numpy as np
 
 from ..platform.errors import InputError
+from ..platform.files import MIB, read_regular
 
 MAGIC = b"RPGPACK\x01"  # the last byte is the version of the format
 VALUES = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2"), "int8": np.dtype("i1")}
@@ -25,7 +25,8 @@ _FRAME = struct.Struct("<II")  # length of a section after and before decoding; 
 _LZMA = [{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 16, "lc": 0, "lp": 0, "pb": 0, "nice_len": 273}]
 _LARGEST_HEADER = 1 << 24
 _LARGEST_CHECKPOINT = 1 << 31  # a checkpoint is one protobuf message, which cannot be larger
-_LARGEST_EXPANSION = 10_000  # times; a checkpoint of zeros only still packs less than that
+_LARGEST_EXPANSION = 1000  # times, three times what a network of which 0.1 % is left gains ...
+_ALWAYS_ALLOWED = 64 * MIB  # ... and as much for small ones, even if they are all zeros
 
 
 def pack(tensors, description, values="fp32"):
@@ -68,10 +69,7 @@ def unpack(path):
 
     With values fp32 they equal the packed ones bit for bit. Raises InputError for anything but an intact file.
     """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the packed file: {error.strerror}") from None
+    content = read_regular(path, f"{path}: cannot read the packed file", _LARGEST_CHECKPOINT)
     if content[: len(MAGIC) - 1] != MAGIC[:-1]:
         raise InputError(f"{path}: not a packed file")
     if hashlib.sha256(content[:-_DIGEST]).digest() != content[-_DIGEST:]:
@@ -79,7 +77,7 @@ def unpack(path):
     if content[len(MAGIC) - 1] != MAGIC[-1]:
         raise InputError(f"{path}: format version {content[len(MAGIC) - 1]}, not {MAGIC[-1]}; use the program it is of")
     try:
-        return _decode(content[len(MAGIC) : -_DIGEST], limit=_LARGEST_EXPANSION * len(content))
+        return _decode(content[len(MAGIC) : -_DIGEST], limit=_LARGEST_EXPANSION * len(content) + _ALWAYS_ALLOWED)
     except (ValueError, KeyError, TypeError, struct.error, lzma.LZMAError, RecursionError) as error:
         raise InputError(f"{path}: not a valid packed file: {error or type(error).__name__}") from None
 
@@ -159,7 +157,8 @@ def _decode(body, limit):
 
     weights, words, others = _sort(arrays)
     size = sum(weight.size for weight in weights)
-    count, gaps = _number(header["nonzeros"], size), _number(header["gaps"], size)
+    count = _number(header["nonzeros"], size)
+    gaps = _number(header["gaps"], count + size // 255)
     positions = decode_gaps(sections.read(gaps), count, size)
     bits = np.zeros(size, np.uint32)
     if header["values"] == "int8":
