@@ -21,11 +21,12 @@ def run_program(main):
 
     A run that a signal has stopped ends with one line too, and with the code 128 + the signal's number.
     """
-    sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files need not be of the console's letters
+    if hasattr(sys.stdout, "reconfigure"):  # it may be closed
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a file's name need not be of a console's letters
     started()
     try:
         main()
-        sys.stdout.flush()
+        print(end="", flush=True)
     except Stopped as stop:
         print(stop, file=sys.stderr)
         raise SystemExit(stop.exit_code) from None
