@@ -14,7 +14,7 @@ from src.config.keys import resolve
 from src.data import DATASETS, digits
 from src.export import formats, report
 from src.export.deployed import Interface, describe_interface, prepare
-from src.export.edge import converter_command, write_converter_config
+from src.export.edge import atc_command, converter_command, write_converter_config
 from src.export.fold import fold_batch_norms
 from src.export.mindir import get_metadata, put_metadata, read_metadata
 from src.export.multiply_adds import count_multiply_adds
@@ -285,11 +285,16 @@ def test_resnet50_costs_what_the_field_says(resnet50):
 def test_converter_configuration(tmp_path):
     interface = Interface((3, 32, 32), 1, (0.0,), (1.0,), False, False, 1.0, ("a",))
     write_converter_config(tmp_path / "fixed", interface)
-    assert (tmp_path / "fixed").read_text() == "[acl_init_options]\nge.enableCompressWeight=true\n"
+    assert (tmp_path / "fixed").read_text() == "[ascend_context]\ninput_format=NCHW\n"
     write_converter_config(tmp_path / "free", interface._replace(batch_size=None))
     assert "input_shape=images:[-1,3,32,32]\ndynamic_dims=[1],[2],[4],[8]\n" in (tmp_path / "free").read_text()
     command = converter_command(tmp_path / "a net.onnx", tmp_path / "fixed", "ONNX")
     assert f"--fmk=ONNX '--modelFile={tmp_path}/a net.onnx' '--outputFile={tmp_path}/a net_ascend'" in command
+    atc = atc_command(tmp_path / "net.onnx", interface)
+    assert atc.startswith(f"atc --framework=5 --model={tmp_path}/net.onnx --output={tmp_path}/net --soc_version=CHIP ")
+    assert atc.endswith(" --input_shape=images:1,3,32,32")
+    free = atc_command(tmp_path / "net.onnx", interface._replace(batch_size=None))
+    assert free.endswith(" --input_shape=images:-1,3,32,32 --dynamic_batch_size=1,2,4,8")
 
 
 @pytest.mark.parametrize("name", DATASETS)

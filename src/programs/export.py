@@ -63,6 +63,8 @@ def main():
     if config:
         edge.write_converter_config(config, interface)
         print(f"on the Ascend host: {edge.converter_command(path, config, arguments.file_format)}")
+        if arguments.file_format == "ONNX":
+            print(f"or, with CANN alone: {edge.atc_command(path, interface)}")
 
 
 def parse():
@@ -105,6 +107,11 @@ def parse():
         raise InputError("command line: values: only for --file_format PACKED; leave it out")
     if arguments.quantize and (arguments.unpack is not None or arguments.file_format != "ONNX"):
         raise InputError("command line: quantize: only for --file_format ONNX; leave it out")
+    if arguments.quantize and arguments.converter_config:
+        raise InputError(
+            "command line: converter_config: Ascend's converters quantise by CANN's own tool, AMCT, from "
+            "float32 (docs/edge.md); leave it or quantize out"
+        )
     unusable = [name for name in ("calibration_images", "evaluate") if getattr(arguments, name)]
     if unusable and not arguments.quantize:
         raise InputError(f"command line: {unusable[0]}: only with --quantize int8; leave it out")
