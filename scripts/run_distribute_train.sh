@@ -119,10 +119,8 @@ stop() {
         fi
     done
     [ "$told" = "$device_num" ] || kill -INT "$msrun" 2>/dev/null || true
-    while :; do
-        ended=0
-        wait "$msrun" || ended=$?
-        kill -0 "$msrun" 2>/dev/null || break
+    while kill -0 "$msrun" 2>/dev/null; do # a further signal interrupts `wait`
+        wait "$msrun" || true
     done
     if all_done; then
         exit 0 # it has come to its end all the same
