@@ -111,7 +111,7 @@ all_done() { [ "$(grep -c ' 0$' "$ends" 2>/dev/null)" = "$device_num" ]; }
 # shellcheck disable=SC2329 # the traps below invoke it
 stop() {
     trap 'kill -INT $msrun 2>/dev/null || true' INT TERM HUP
-    local told=0 log process ended
+    local told=0 log process
     for log in "${own[@]}"; do
         process=$(sed -n '/^worker .*, process [0-9]*$/ { s/.* //p; q }' "$log" 2>/dev/null) || true
         if [ -n "$process" ] && kill -s "$1" "$process" 2>/dev/null; then
