@@ -1,6 +1,5 @@
 """SPARSE through export.py and infer.py: outputs, zeros, accuracy, the line on the gain, the example program."""
 
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from src.export.sparse import describe_gain, export_sparse
 from src.export.sparse_file import from_bytes
 from src.export.sparse_runtime import LIBRARY, SparseModel
 from src.platform.errors import InputError
+from src.programs import export
 from src.training.evaluation import Evaluator
 from src.weights.trained import load_trained
 
@@ -123,7 +123,7 @@ def test_options_that_a_sparse_file_has_not(exported, trained_resnet20, monkeypa
         words = ["export.py", "--ckpt", str(trained_resnet20[0]), "--file_format", "SPARSE", *option]
         monkeypatch.setattr(sys, "argv", words)
         with pytest.raises(InputError, match=f"{option[0][2:]}: a SPARSE file"):
-            runpy.run_path(str(ROOT / "export.py"))["main"]()
+            export.main()
 
 
 def test_damaged_files_are_refused(exported, tmp_path):

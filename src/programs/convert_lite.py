@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data import batches, build_dataset
+from ..data.batches import Batches, Batching, Source, iterate
 from ..export.files import new_file
 from ..export.inference import Classifier
 from ..export.int8 import as_input
@@ -73,10 +73,9 @@ def compared_images(interface, ckpt):
     if ckpt is None:
         return interface.random_images(count=IMAGES), None
     config = load_trained(ckpt).config
-    options = {"data_path": config.data_path}
-    count = interface.batch_size or IMAGES
-    dataset = build_dataset(config.dataset, "test", count, config.seed, config.num_workers, **options)
-    images, labels = next(batches(dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)))
+    batching = Batching(interface.batch_size or IMAGES, config.num_workers)
+    dataset = Batches(Source(config.dataset, config.data_path), "test", batching).epoch()
+    images, labels = next(iterate(dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)))
     return as_input(images, interface), labels
 
 
