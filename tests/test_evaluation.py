@@ -143,7 +143,7 @@ def test_a_checkpoint_knows_how_many_images_fit_its_device(
         arrays, description = read_checkpoint(path)
         assert description.pop("eval_batch_size")
         write_checkpoint(path, arrays, description)
-    program, seen = importlib.import_module("eval"), []
+    program, seen = importlib.import_module("src.programs.eval"), []
 
     def make(network, batch_size):
         evaluator = Evaluator(network, batch_size)

@@ -39,6 +39,7 @@ def main():
     check_new(path, arguments.overwrite, "file_name")
     images, labels = compared_images(classifier.interface, arguments.ckpt)
     with new_file(path) as written, tempfile.TemporaryDirectory() as folder:
+        written = written.resolve()  # its name under /proc is this process's own
         binary = os.environ.get("CONVERTER_LITE")
         if binary:
             run_converter(binary, model, written, bits, Path(folder))

@@ -94,7 +94,7 @@ def load_trained(path):
 def _check_declared(path, model, tensors):
     """Raise InputError if a network is too large by far for its file, before memory is taken for it."""
     values = sum(tensor.size for tensor in tensors.values())
-    for key, least in (("num_classes", 64 * model.num_classes), ("width_factor", 200_000 * model.width_factor**2)):
+    for key, least in (("num_classes", 64 * model.num_classes), ("width_factor", 200_000 * (model.width_factor**2 - 1))):
         if values < least:
             raise InputError(f"{path}: does not fit the network: too small for {key} {getattr(model, key)}")
 
