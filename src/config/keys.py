@@ -11,6 +11,7 @@ from ..models import MODELS
 from ..platform.errors import InputError
 from ..pruning.settings import PruningSettings, apply_method, complete
 
+OF_A_FOLDER = ("image_size", "crop", "grey", "statistics", "skip_unreadable")  # what published data sets have fixed
 PathName = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=4000)]  # what a system call takes
 
 
@@ -20,6 +21,15 @@ class Training(BaseModel):
     model: Literal[tuple(MODELS)] = Field("resnet20", description="network, by its name in src/models")
     width_factor: int = Field(1, ge=1, le=16, description="widens the CIFAR networks")
     dataset: Literal[tuple(DATASETS)] = Field("digits", description="data set")
+    image_size: int = Field(
+        0, ge=0, le=4096, description="dataset folder: height and width that pictures are scaled to; 0: 224"
+    )
+    crop: float = Field(0, ge=0, le=1, description="dataset folder: share of a test picture's shorter side; 0: 224/256")
+    grey: bool = Field(False, description="dataset folder: one channel instead of red, green and blue")
+    statistics: Literal["data", "imagenet"] = Field(
+        "data", description="dataset folder: whose mean and deviation to normalise by"
+    )
+    skip_unreadable: bool = Field(False, description="dataset folder: leave out the files that cannot be read")
     batch_size: int = Field(64, ge=1, description="training images per step")
 
     pretrained: PathName = Field(
@@ -95,6 +105,11 @@ def resolve(values, given=None, where="configuration"):
         complete(config)
     except ValueError as error:
         raise InputError(f"{where}: {error}") from None
+    for key in OF_A_FOLDER:
+        if config.dataset != "folder" and getattr(config, key) != Config.model_fields[key].default:
+            raise InputError(
+                f"{'command line' if key in given else where}: {key}: only for dataset folder; leave it out"
+            )
     if config.batch_size % config.accumulation_steps:
         raise InputError(
             f"{where}: batch_size {config.batch_size} does not divide into accumulation_steps "

@@ -5,11 +5,12 @@ Each is a module with the names
   NUM_CLASSES, IMAGE_SHAPE (channels, height, width), NUM_SAMPLES (split -> images, as published)
   MEAN, STD (per channel, of values 0..1), and CROP where test images are cropped: share of the shorter side seen
   class_names(data_path, split)                       names of the classes as found in the folder, or () if it has none
-  load(split, data_path)                              the Samples of a split, read once, before all epochs
-  dataset(loaded, split, num_workers, shard, seed)    those of one Shard as (image float32 CHW, label int32); random
-                                                      operations that are not MindSpore's own follow `seed`
+  load(split, data_path, info)                        the Samples of a split, read once, before all epochs
+  dataset(loaded, split, info, num_workers, shard, seed)    those of one Shard as (image float32 CHW, label int32);
+                                                      random operations that are not MindSpore's own follow `seed`
 
-and raises InputError where the folder does not hold the data set. Their splits are `train` and `test`; `val` is the
+and raises InputError where the folder does not hold the data set. info: the DataInfo that `describe` makes of the
+constants; `folder` has none, as its values depend on what it holds. Their splits are `train` and `test`; `val` is the
 part of `train` that is held out of training, and is read as `test` is.
 """
 
@@ -21,17 +22,19 @@ from mindspore import dataset as ds
 from mindspore.dataset import transforms, vision
 
 from ..platform.errors import InputError
-from . import characters, cifar10, cifar100, digits, imagenet
+from . import characters, cifar10, cifar100, digits, folder, imagenet
+from .info import DataInfo
 from .samples import held_out
 from .sharding import Shard
 
-DATASETS = {
+PUBLISHED = {
     "digits": digits,
     "cifar10": cifar10,
     "cifar100": cifar100,
     "imagenet": imagenet,
     "characters": characters,
 }
+DATASETS = {**PUBLISHED, "folder": folder}
 
 # All that `mindspore.dataset` leaves of an exception is the traceback in the text of its own.
 _INPUT_ERROR = re.compile(rf"^{re.escape(InputError.__module__)}\.{InputError.__name__}: (.*)$", re.MULTILINE)
@@ -45,7 +48,8 @@ class Batches:
     single process would, and in evaluation each image once; mixup: alpha of mixup (Zhang et al., 2018), 0 for none;
     with it the labels are class probabilities (batch, classes); classes: names of the network's classes, compared with
     the data's where both are known; val_fraction: share of the training images that is the split `val` and no longer
-    part of `train`, drawn by `seed` from each class.
+    part of `train`, drawn by `seed` from each class, and the split `test` too where the data have none of their own;
+    info: the DataInfo, which only a published data set can do without.
 
     Every epoch is a pipeline of its own. Its order and augmentation follow `seed` and its number alone (and
     num_workers), so a run that continues in the middle of an epoch need not replay the epochs before. The order is that
@@ -67,16 +71,18 @@ class Batches:
         mixup=0.0,
         classes=(),
         val_fraction=0.0,
+        info=None,
     ):
         self.name, self.split, self.batch_size, self.seed, self.mixup = name, split, batch_size, seed, mixup
         self.num_workers = max(1, min(num_workers, os.cpu_count() or 1))
         self.shard = Shard(num_shards, shard_id)
-        source = "test" if split == "test" else "train"
+        self.info = info or published_info(name)
+        source = "test" if split == "test" and has_test(name, data_path) else "train"
         _check_classes(name, source, data_path, classes)
-        self.loaded = DATASETS[name].load(source, data_path)
+        self.loaded = DATASETS[name].load(source, data_path, self.info)
         if source == "train" and val_fraction:
             held = held_out(self.loaded.labels, val_fraction, seed)
-            self.loaded = self.loaded.select(held if split == "val" else ~held)
+            self.loaded = self.loaded.select(~held if split == "train" else held)
         samples = self.shard.size(split, len(self.loaded.labels))
         if split == "train":
             check_batch(name, samples * num_shards, batch_size * num_shards)
@@ -89,15 +95,36 @@ class Batches:
         data, workers = DATASETS[self.name], self.num_workers
         seed = _seed(self.seed, number)
         ds.config.set_seed(seed)
-        samples = data.dataset(self.loaded, self.split, workers, self.shard, seed)
+        samples = data.dataset(self.loaded, self.split, self.info, workers, self.shard, seed)
         # The sampler has taken the seed by now; all other random operations read it when iteration starts.
         ds.config.set_seed(_seed(self.seed, number, self.shard.index + 1))
         if self.mixup:
-            samples = samples.map(transforms.OneHot(data.NUM_CLASSES), "label", num_parallel_workers=workers)
+            samples = samples.map(transforms.OneHot(self.info.num_classes), "label", num_parallel_workers=workers)
         batched = samples.batch(self.batch_size, drop_remainder=self.split == "train", num_parallel_workers=workers)
         if self.mixup:
             batched = batched.map(vision.MixUpBatch(self.mixup), ["image", "label"], num_parallel_workers=workers)
         return batched
+
+
+def describe(config):
+    """The DataInfo of a configuration's data. Raises InputError where they are a folder that does not hold any."""
+    if config.dataset == "folder":
+        return folder.describe(config)
+    info = published_info(config.dataset)
+    if config.dry_run and not config.data_path:  # a plan can do without the data
+        return info
+    return info._replace(classes=DATASETS[config.dataset].class_names(config.data_path, "train"))
+
+
+def published_info(name):
+    """The DataInfo of a published data set, without the names of classes that its files hold."""
+    data = PUBLISHED[name]
+    return DataInfo(data.NUM_CLASSES, data.IMAGE_SHAPE, data.MEAN, data.STD, getattr(data, "CROP", 1.0))
+
+
+def has_test(name, data_path):
+    """Whether a data set has test images of its own; else they are held out of the training images."""
+    return name in PUBLISHED or folder.has_test(data_path)
 
 
 def build_dataset(*arguments, **options):

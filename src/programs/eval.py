@@ -64,9 +64,8 @@ def evaluate(file, trained, arguments):
     config = trained.config
     batch_size = arguments.batch_size or trained.eval_batch_size
     data_path = arguments.data_path or config.data_path
-    data = build_dataset(
-        config.dataset, "test", batch_size, config.seed, config.num_workers, data_path, classes=trained.classes
-    )
+    known = {"classes": trained.classes, "info": trained.data, "val_fraction": config.val_fraction}
+    data = build_dataset(config.dataset, "test", batch_size, config.seed, config.num_workers, data_path, **known)
     scores = Evaluator(trained.network, batch_size)(data)
     report = sparsity_report(trained.weights(), config.tail_energy, transposed_groups(trained.network))
     return {"ckpt": file, **scores._asdict(), **report}

@@ -7,9 +7,10 @@ import mindspore as ms
 from mindspore import nn
 
 from ..config.keys import evaluation_batch
-from ..data import DATASETS, Batches, build_dataset, published_steps
+from ..data import Batches, DataInfo, build_dataset, describe, has_test, published_steps
+from ..data.folder import format_skipped
 from ..models import build_model
-from ..platform.errors import InputError
+from ..platform.errors import InputError, tell
 from ..platform.parallel import SINGLE, local_batch_size
 from ..pruning.methods import METHODS, build_schedule
 from ..pruning.pruner import Pruner, convolution_weights, prunable_weights, transposed_groups
@@ -29,13 +30,15 @@ MOST_STEPS = 10**7  # the optimiser's table holds the learning rate of each
 class Data(NamedTuple):
     """The splits in batches, and how many batches of training images an epoch has.
 
-    val: training images held out to choose the best network by; None without val_fraction.
+    val: training images held out to choose the best network by; None without val_fraction, and where those held out
+    are the test data; info: what the network needs to know of the images.
     """
 
     train: Any
     val: Any
     test: Any
     steps_per_epoch: int
+    info: DataInfo
 
     @property
     def scored(self):
@@ -65,14 +68,17 @@ def build_parts(config, workers=SINGLE):
     Raises InputError where the configuration does not fit data, schedule or workers.
     """
     local_batch = local_batch_size(config.batch_size, workers.size, config.accumulation_steps)
+    info = describe(config)
+    if info.skipped and workers.rank == 0:
+        tell("warning", f"left out: {format_skipped(info)}")
     ms.set_seed(config.seed)
-    network = build_model(**describe_model(config))
+    network = build_model(**describe_model(config, info))
     network.set_train(True)
     # A plan needs no weights (one named on the command line is there: see `load_config`); a resumed run brings its own.
     if config.pretrained and not config.resume_ckpt and (Path(config.pretrained).exists() or not config.dry_run):
         load_pretrained(network, config.pretrained)
     try:
-        data = open_data(config, local_batch, workers)
+        data = open_data(config, info, local_batch, workers)
         total_steps = config.epoch_size * data.steps_per_epoch
         if total_steps > MOST_STEPS:
             raise InputError(f"epoch_size: {total_steps:,} steps are too many; {MOST_STEPS:,} are possible")
@@ -84,36 +90,36 @@ def build_parts(config, workers=SINGLE):
     optimizer = build_optimizer(network, rates, config.momentum, config.nesterov, config.weight_decay)
     scale = None if config.amp_level == "O0" else LossScale()
     average = WeightAverage(network, config.ema_decay) if config.ema_decay else None
-    step = build_step(config, network, optimizer, pruner, scale, average, workers)
+    step = build_step(config, info, network, optimizer, pruner, scale, average, workers)
     return Parts(config, network, data, total_steps, schedule, pruner, rates, optimizer, scale, average, step)
 
 
-def describe_model(config):
-    """What `build_model` needs to build the network again; it travels inside every checkpoint."""
-    data = DATASETS[config.dataset]
+def describe_model(config, info):
+    """What `build_model` needs to build the network for data again; it travels inside every checkpoint."""
     return {
         "name": config.model,
-        "num_classes": data.NUM_CLASSES,
-        "in_channels": data.IMAGE_SHAPE[0],
+        "num_classes": info.num_classes,
+        "in_channels": info.image_shape[0],
         "width_factor": config.width_factor,
     }
 
 
-def open_data(config, local_batch, workers):
+def open_data(config, info, local_batch, workers):
     """All splits in batches, of `local_batch` images in training.
 
     A plan made without data_path goes by the published sizes.
     """
     fraction = config.val_fraction
     if config.dry_run and not config.data_path:
-        return Data(None, None, None, published_steps(config.dataset, config.batch_size, fraction))
+        return Data(None, None, None, published_steps(config.dataset, config.batch_size, fraction), info)
     settings = (config.seed, config.num_workers, config.data_path)
-    own = {"num_shards": workers.size, "shard_id": workers.rank, "val_fraction": fraction}
+    own = {"num_shards": workers.size, "shard_id": workers.rank, "val_fraction": fraction, "info": info}
     train = Batches(config.dataset, "train", local_batch, *settings, **own, mixup=config.mixup)
     evaluated = evaluation_batch(config, workers.size)
-    val = build_dataset(config.dataset, "val", evaluated, *settings, **own) if fraction else None
+    apart = fraction and has_test(config.dataset, config.data_path)
+    val = build_dataset(config.dataset, "val", evaluated, *settings, **own) if apart else None
     test = build_dataset(config.dataset, "test", evaluated, *settings, **own)
-    return Data(train, val, test, train.steps)
+    return Data(train, val, test, train.steps, info)
 
 
 def build_pruner(config, network, schedule):
@@ -125,11 +131,11 @@ def build_pruner(config, network, schedule):
     return Pruner(weights, schedule, config.distribution, growth, config.seed, config.min_layer_density)
 
 
-def build_step(config, network, optimizer, pruner, scale, average, workers):
+def build_step(config, info, network, optimizer, pruner, scale, average, workers):
     """The training step: task loss, rank term, mixed precision and accumulation as configured."""
     trained, parts = network, config.accumulation_steps
     if scale is not None:
-        trained = mixed_precision(network, build_model(**describe_model(config)), config.amp_level)
+        trained = mixed_precision(network, build_model(**describe_model(config, info)), config.amp_level)
     if config.sync_batch_norm:
         synchronise(trained, workers)
     task = TaskLoss(trained, nn.CrossEntropyLoss(label_smoothing=config.label_smoothing))

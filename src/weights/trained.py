@@ -4,9 +4,10 @@ from typing import Literal, NamedTuple, Optional
 
 from easydict import EasyDict
 from mindspore import nn
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveFloat, ValidationError
 
 from ..config.keys import evaluation_batch, resolve
+from ..data import PUBLISHED, DataInfo, published_info
 from ..models import MODELS, build_model
 from ..platform.errors import InputError
 from ..pruning.pruner import prunable_weights
@@ -16,19 +17,28 @@ MOST_IMAGES = 128  # per device in the largest recipes
 
 
 class Trained(NamedTuple):
-    """network: in evaluation mode; config: of the run that trained it; image_shape: (channels, height, width);
+    """network: in evaluation mode; config: of the run that trained it; data: what it has to know of its images.
 
-    classes: names of its classes, or () where they are not known; nonzeros: of every prunable weight, as counted when
+    nonzeros: of every prunable weight, as counted when
     the checkpoint was written, or None where nobody counted; eval_batch_size: images at a time that fit the device
     which trained it.
     """
 
     network: nn.Cell
     config: EasyDict
-    image_shape: tuple
-    classes: tuple = ()
+    data: DataInfo
     nonzeros: Optional[dict] = None
     eval_batch_size: int = 1
+
+    @property
+    def image_shape(self):
+        """(channels, height, width) of its images."""
+        return self.data.image_shape
+
+    @property
+    def classes(self):
+        """Names of its classes, or () where they are not known."""
+        return self.data.classes
 
     def weights(self):
         """Prunable weights as arrays by name."""
@@ -51,6 +61,15 @@ class _Architecture(BaseModel):
     width_factor: int = Field(1, ge=1, le=16)
 
 
+class _Data(BaseModel):
+    """What a DataInfo has beside shape and classes."""
+
+    mean: tuple[FiniteFloat, ...]
+    std: tuple[PositiveFloat, ...]
+    crop: float = Field(gt=0, le=1)
+    skipped: tuple[str, ...] = ()
+
+
 class _Description(BaseModel):
     """What a deployable checkpoint says of itself, as far as it is needed here."""
 
@@ -58,6 +77,7 @@ class _Description(BaseModel):
     config: dict
     image_shape: tuple[int, int, int]
     classes: tuple[str, ...] = ()
+    data: Optional[_Data] = None
     nonzeros: Optional[dict[str, int]] = None
     eval_batch_size: Optional[int] = Field(None, ge=1, le=2**20)
 
@@ -79,7 +99,19 @@ def load_trained(path):
     network.set_train(False)
     # Older files do not say how many devices shared a batch.
     images = said.eval_batch_size or min(evaluation_batch(config), MOST_IMAGES)
-    return Trained(network, config, said.image_shape, said.classes, said.nonzeros, images)
+    return Trained(network, config, _data_info(said, config, path), said.nonzeros, images)
+
+
+def _data_info(said, config, path):
+    """The DataInfo of a checkpoint; older files, all of published data sets, do not hold mean and deviation."""
+    if said.data is None and config.dataset not in PUBLISHED:
+        raise InputError(f"{path}: its description does not say mean and deviation of its images")
+    known = published_info(config.dataset)._asdict() if said.data is None else said.data.model_dump()
+    own = {"num_classes": said.model.num_classes, "image_shape": said.image_shape, "classes": said.classes}
+    info = DataInfo(**{**known, **own})
+    if said.data and not len(info.mean) == len(info.std) == said.model.in_channels:
+        raise InputError(f"{path}: mean and deviation are not of {said.model.in_channels} channels")
+    return info
 
 
 def check_nonzeros(trained, path):
