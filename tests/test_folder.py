@@ -2,6 +2,7 @@
 
 import json
 
+import mindspore as ms
 import numpy as np
 import pytest
 from easydict import EasyDict
@@ -10,7 +11,9 @@ from PIL import Image
 from src.config.keys import resolve
 from src.data import Batches, describe, folder, imagenet
 from src.data.images import central_part
+from src.models import build_model
 from src.platform.errors import InputError
+from src.run.build import build_parts
 from src.weights.checkpoint import read_checkpoint, write_checkpoint
 from src.weights.trained import load_trained
 from tests.in_process import run
@@ -264,3 +267,14 @@ def test_a_checkpoint_whose_statistics_are_damaged(run_of_pictures, tmp_path, da
     write_checkpoint(tmp_path / "x.ckpt", tensors, said)
     with pytest.raises(InputError, match=message):
         load_trained(tmp_path / "x.ckpt")
+
+
+def test_a_run_starts_from_a_network_of_another_number_of_classes(pictures, tmp_path, capsys):
+    """The other layers have the file's weights when training starts, and a line says so."""
+    source = build_model("resnet20", 1000, 3)
+    ms.save_checkpoint(source, str(tmp_path / "w.ckpt"))
+    config = settings(pictures, pretrained=str(tmp_path / "w.ckpt"), epoch_size=8, batch_size=8, update_interval=2)
+    network = build_parts(config).network
+    assert f"pretrained: {tmp_path}/w.ckpt: 21 layers kept; 1 new, classifier: 3 classes" in capsys.readouterr().err
+    assert np.array_equal(network.conv1.weight.asnumpy(), source.conv1.weight.asnumpy())
+    assert network.classifier.weight.shape == (3, 64)

@@ -76,7 +76,9 @@ def build_parts(config, workers=SINGLE):
     network.set_train(True)
     # A plan needs no weights (one named on the command line is there: see `load_config`); a resumed run brings its own.
     if config.pretrained and not config.resume_ckpt and (Path(config.pretrained).exists() or not config.dry_run):
-        load_pretrained(network, config.pretrained)
+        remark = load_pretrained(network, config.pretrained)
+        if remark and workers.rank == 0:
+            tell("pretrained", remark)
     try:
         data = open_data(config, info, local_batch, workers)
         total_steps = config.epoch_size * data.steps_per_epoch
