@@ -13,14 +13,14 @@ COLOURS = {
 FORMATS = ("png", "jpg", "bmp", "gif", "webp", "tiff", "PNG")
 
 
-def write_pictures(folder, count, classes=tuple(COLOURS), seed=0):
+def write_pictures(folder, count, classes=tuple(COLOURS), seed=0, colours=COLOURS):
     """`count` noisy pictures of each class in folders of their names; returns `folder`."""
     random = np.random.default_rng(seed)
     for name in classes:
         (folder / name).mkdir(parents=True)
         for index in range(count):
             size = random.integers(24, 80, 2)
-            pixels = np.clip(random.normal(COLOURS[name], 25, (*size, 3)), 0, 255).astype(np.uint8)
+            pixels = np.clip(random.normal(colours[name], 25, (*size, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{index}.{FORMATS[index % len(FORMATS)]}")
     return folder
 

@@ -1,13 +1,16 @@
 """Every key of a configuration with its type, range and meaning, and what follows from them together."""
 
 import difflib
+import re
 from typing import Annotated, Literal
 
 from easydict import EasyDict
-from pydantic import BaseModel, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, ValidationError
+from pydantic_core import PydanticCustomError
 
 from ..data import DATASETS
 from ..models import MODELS
+from ..models.zoo import PREFIX, parse_arguments
 from ..platform.errors import InputError
 from ..pruning.settings import PruningSettings, apply_method, complete
 
@@ -15,10 +18,20 @@ OF_A_FOLDER = ("image_size", "crop", "grey", "statistics", "skip_unreadable")  #
 PathName = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=4000)]  # what a system call takes
 
 
+def _known_model(name):
+    if name not in MODELS and not re.fullmatch(f"{PREFIX}[a-z0-9_]+", name):
+        raise PydanticCustomError("model", f"Input should be {', '.join(map(repr, MODELS))} or '{PREFIX}NAME'")
+    return name
+
+
+ModelName = Annotated[str, AfterValidator(_known_model)]
+
+
 class Training(BaseModel):
     """What is trained, and how, pruning aside."""
 
-    model: Literal[tuple(MODELS)] = Field("resnet20", description="network, by its name in src/models")
+    model: ModelName = Field("resnet20", description=f"network: {', '.join(MODELS)} or {PREFIX}NAME")
+    model_args: str = Field("", description="keyword arguments of mindcv's network, NAME=VALUE,NAME=VALUE")
     width_factor: int = Field(1, ge=1, le=16, description="widens the CIFAR networks")
     dataset: Literal[tuple(DATASETS)] = Field("digits", description="data set")
     image_size: int = Field(
@@ -105,6 +118,10 @@ def resolve(values, given=None, where="configuration"):
         complete(config)
     except ValueError as error:
         raise InputError(f"{where}: {error}") from None
+    try:
+        parse_arguments(config.model_args)
+    except ValueError as error:
+        raise InputError(f"{'command line' if 'model_args' in given else where}: model_args: {error}") from None
     for key in OF_A_FOLDER:
         if config.dataset != "folder" and getattr(config, key) != Config.model_fields[key].default:
             raise InputError(

@@ -3,8 +3,10 @@
 import mindspore as ms
 import onnx
 import onnxruntime
+from mindspore import nn, ops
 
 from .files import new_file
+from .fold import replace_cell
 from .report import ROUNDING_TOLERANCE, Exported, check_dense, check_outputs, count_zeros
 
 
@@ -15,6 +17,7 @@ def export_onnx(deployment, path):
     Raises RuntimeError if the written file does not give the same outputs or has other zeros.
     """
     interface = deployment.interface
+    _replace_unknown(deployment.network)
     with new_file(path) as written:
         raw = written.with_name("raw.onnx")
         ms.onnx.export(deployment.network, interface.signature(), file_name=str(raw), input_names=["images"])
@@ -39,6 +42,28 @@ def open_onnx(path):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its warnings about the exporter's shape hints say nothing about the result
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+class _HardSigmoid(nn.Cell):
+    """relu6(x + 3) / 6 (Howard et al., 2019), in operations that MindSpore's exporter knows."""
+
+    def construct(self, x):
+        return ops.relu6(x + 3.0) * (1 / 6)
+
+
+class _HardSwish(_HardSigmoid):
+    """x relu6(x + 3) / 6."""
+
+    def construct(self, x):
+        return x * (ops.relu6(x + 3.0) * (1 / 6))
+
+
+def _replace_unknown(network):
+    """Put cells of known operations in the place of activations that MindSpore's exporter does not know."""
+    cells = dict(network.cells_and_names())
+    for name, cell in cells.items():
+        if isinstance(cell, (nn.HSwish, nn.HSigmoid)):
+            replace_cell(cells, name, _HardSwish() if isinstance(cell, nn.HSwish) else _HardSigmoid())
 
 
 def _name_batch(model):

@@ -10,8 +10,10 @@ from ..config.keys import evaluation_batch
 from ..data import Batches, DataInfo, build_dataset, describe, has_test, published_steps
 from ..data.folder import format_skipped
 from ..models import build_model
+from ..models.zoo import parse_arguments
 from ..platform.errors import InputError, tell
 from ..platform.parallel import SINGLE, local_batch_size
+from ..pruning.layers import depthwise_densities
 from ..pruning.methods import METHODS, build_schedule
 from ..pruning.pruner import Pruner, convolution_weights, prunable_weights, transposed_groups
 from ..pruning.schedule import PruningSchedule
@@ -98,11 +100,13 @@ def build_parts(config, workers=SINGLE):
 
 def describe_model(config, info):
     """What `build_model` needs to build the network for data again; it travels inside every checkpoint."""
+    arguments = parse_arguments(config.model_args)
     return {
         "name": config.model,
         "num_classes": info.num_classes,
         "in_channels": info.image_shape[0],
         "width_factor": config.width_factor,
+        **({"arguments": arguments} if arguments else {}),
     }
 
 
@@ -125,12 +129,18 @@ def open_data(config, info, local_batch, workers):
 
 
 def build_pruner(config, network, schedule):
-    """The pruner of all convolutions and dense layers, or None without a schedule."""
+    """The pruner of all convolutions and dense layers, or None without a schedule.
+
+    Depthwise convolutions have densities of their own, but with the distribution that gives all layers the same.
+    """
     if schedule is None:
         return None
     growth = METHODS[config.method]["growth"]
     weights = prunable_weights(network)
-    return Pruner(weights, schedule, config.distribution, growth, config.seed, config.min_layer_density)
+    floor = config.min_layer_density
+    alike = config.distribution == "uniform"
+    own = {} if alike else depthwise_densities(network, schedule.density, floor)
+    return Pruner(weights, schedule, config.distribution, growth, config.seed, floor, own)
 
 
 def build_step(config, info, network, optimizer, pruner, scale, average, workers):

@@ -1,14 +1,14 @@
 """A trained network, rebuilt from its checkpoint alone."""
 
-from typing import Literal, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 from easydict import EasyDict
 from mindspore import nn
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveFloat, ValidationError
 
-from ..config.keys import evaluation_batch, resolve
+from ..config.keys import ModelName, evaluation_batch, resolve
 from ..data import PUBLISHED, DataInfo, published_info
-from ..models import MODELS, build_model
+from ..models import build_model
 from ..platform.errors import InputError
 from ..pruning.pruner import prunable_weights
 from .checkpoint import count_nonzeros, load_weights, read_checkpoint
@@ -55,10 +55,11 @@ class _Architecture(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Literal[tuple(MODELS)]
+    name: ModelName
     num_classes: int = Field(ge=1, le=2**20)
     in_channels: int = Field(ge=1, le=2**10)
     width_factor: int = Field(1, ge=1, le=16)
+    arguments: dict = {}
 
 
 class _Data(BaseModel):
