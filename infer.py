@@ -1,4 +1,9 @@
-"""Classify image files with an exported network: python infer.py --model FILE.mindir|FILE.onnx IMAGE..."""
+"""Classify image files with an exported network: python infer.py --model FILE.mindir|FILE.onnx|FILE.sparse IMAGE..."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # Python itself leaves it out with PYTHONSAFEPATH
 
 from src.programs.infer import program
 

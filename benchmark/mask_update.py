@@ -11,6 +11,7 @@ from common import medians, start, table, torch_or_none
 from mindspore import Tensor
 
 from src.models import build_model
+from src.pruning.allocation import Allocation
 from src.pruning.low_rank import layer_terms
 from src.pruning.pruner import Pruner, convolution_weights, prunable_weights
 from src.pruning.schedule import PruningSchedule
@@ -51,8 +52,8 @@ class Case:
         random = np.random.default_rng(0)
         weights = prunable_weights(network)
         self.schedule = PruningSchedule(10**6, STEP, density, 0.3, 0.9, 0.9, density)
-        self.pruner = Pruner(weights, self.schedule, "erk" if density < 1 else "global")
-        self.pruner.distribution = "global"
+        self.pruner = Pruner(weights, self.schedule, Allocation("erk" if density < 1 else "global"))
+        self.pruner.allocation = Allocation("global")
         self.pruner.schedule = PruningSchedule(10**6, STEP, density * 0.99, FRACTION, 0.9, 0.9, density)
         self.masks = list(self.pruner.masks)
         self.weights = [weight.asnumpy().copy() for weight in weights]

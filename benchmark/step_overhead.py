@@ -11,6 +11,7 @@ from common import medians, start, table
 from mindspore import Tensor, nn
 
 from src.models import build_model
+from src.pruning.allocation import Allocation
 from src.pruning.pruner import Pruner, convolution_weights, prunable_weights
 from src.pruning.schedule import PruningSchedule
 from src.rpg_cell import RPGWithLossCell, build_rank_term
@@ -30,7 +31,7 @@ def build_step(arguments, kind):
     if kind == "dense":
         return TrainStep(task, optimizer)
     schedule = PruningSchedule(MANY, MANY // 2, 0.02, 0.3, 0.9, 0.9, 0.02)
-    pruner = Pruner(prunable_weights(network), schedule, "erk")
+    pruner = Pruner(prunable_weights(network), schedule, Allocation("erk"))
     objective = RPGWithLossCell(task, build_rank_term("gram", 0.2), 4.0, convolution_weights(network))
     return TrainStep(task, optimizer, Pruning(pruner, objective, 1 if kind == "ranked" else 0))
 

@@ -1,6 +1,7 @@
 """Table and figures of the comparison study, from its lines of results alone."""
 
 from collections import defaultdict
+from itertools import chain
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -26,23 +27,25 @@ difference is that of the last top-1 to `gap`, paired over seeds, with its 95 % 
 
 def write_report(results, folder):
     """Write tables.md, accuracy.png and rank.png into a folder."""
-    text = [HEADER]
-    for data in _unique(result["data"] for result in results):
-        for part in ("methods", "ablation"):
-            chosen = [result for result in results if result["data"] == data and result["part"] == part]
-            if chosen and part == "ablation":  # beside what the recipe itself gives
-                sparsities = {result["settings"]["sparsity"] for result in chosen}
-                recipe = [result for result in results if result["data"] == data and result["name"] in RECIPE]
-                chosen = [result for result in recipe if at(result) in sparsities] + chosen
-            if chosen and part == "methods":
-                text += [f"## {data}: last top-1 % at a glance", "", summary(chosen), ""]
-            if chosen:
-                base = [result for result in results if result["data"] == data and result["name"] == BASELINE]
-                text += [f"## {data}: {part}", "", table(chosen, base), ""]
-    (folder / "tables.md").write_text("\n".join(text), encoding="utf-8")
-    methods = [result for result in results if result["part"] == "methods"]
+    sections = [sections_of(data, _where(results, data=data)) for data in _unique(r["data"] for r in results)]
+    (folder / "tables.md").write_text("\n".join([HEADER, *chain(*sections)]), encoding="utf-8")
+    methods = _where(results, part="methods")
     draw(methods, "top-1 % after the last epoch", lambda result: result["last"]["top1"], folder / "accuracy.png")
     draw(methods, "average tail-energy rank, relative", COLUMNS[3][1], folder / "rank.png")
+
+
+def sections_of(data, results):
+    """Lines of Markdown: the tables of one data set, whose results are given."""
+    text, base = [], _where(results, name=BASELINE)
+    methods, ablation = (_where(results, part=part) for part in ("methods", "ablation"))
+    if methods:
+        text += [f"## {data}: last top-1 % at a glance", "", summary(methods), ""]
+        text += [f"## {data}: methods", "", table(methods, base), ""]
+    if ablation:  # beside what the recipe itself gives
+        sparsities = {at(result) for result in ablation}
+        recipe = [result for result in results if result["name"] in RECIPE and at(result) in sparsities]
+        text += [f"## {data}: ablation", "", table(recipe + ablation, base), ""]
+    return text
 
 
 def at(result):
@@ -109,23 +112,34 @@ def draw(results, title, value, path):
     figure = Figure(figsize=(5.5 * max(len(names), 1), 4), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, data in zip(figure.subplots(1, max(len(names), 1), squeeze=False)[0], names):
-        chosen = [result for result in results if result["data"] == data]
-        grouped = groups(chosen)
-        sparsities = sorted({sparsity for sparsity, _ in grouped if sparsity})
-        methods = _unique(name for sparsity, name in grouped if sparsity)
-        for index, method in enumerate(methods):
-            beside = np.arange(len(sparsities)) + 0.05 * (index - (len(methods) - 1) / 2)  # else they hide each other
-            samples = [[value(m) for m in grouped.get((sparsity, method), [])] for sparsity in sparsities]
-            means = [np.mean(sample) if sample else np.nan for sample in samples]
-            errors = [np.std(sample, ddof=1) if len(sample) > 1 else 0 for sample in samples]
-            axes.errorbar(beside, means, errors, marker="o", capsize=3, label=method)
-        dense = [value(result) for result in chosen if result["name"] == "dense"]
-        if dense:
-            axes.axhline(np.mean(dense), color="grey", linestyle="--", label="dense")
-        axes.set_xticks(range(len(sparsities)), [f"{100 * sparsity:g}" for sparsity in sparsities])
+        _draw_panel(axes, _where(results, data=data), value)
         axes.set(title=data, xlabel="sparsity, %", ylabel=title)
         axes.legend(fontsize="small")
     figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def _draw_panel(axes, results, value):
+    grouped = groups(results)
+    sparsities = sorted({sparsity for sparsity, _ in grouped if sparsity})
+    methods = _unique(name for sparsity, name in grouped if sparsity)
+    for index, method in enumerate(methods):
+        beside = np.arange(len(sparsities)) + 0.05 * (index - (len(methods) - 1) / 2)  # else they hide each other
+        samples = [[value(m) for m in grouped.get((sparsity, method), [])] for sparsity in sparsities]
+        axes.errorbar(beside, *_means_and_deviations(samples), marker="o", capsize=3, label=method)
+    dense = [value(result) for result in _where(results, name="dense")]
+    if dense:
+        axes.axhline(np.mean(dense), color="grey", linestyle="--", label="dense")
+    axes.set_xticks(range(len(sparsities)), [f"{100 * sparsity:g}" for sparsity in sparsities])
+
+
+def _means_and_deviations(samples):
+    means = [np.mean(sample) if sample else np.nan for sample in samples]
+    return means, [np.std(sample, ddof=1) if len(sample) > 1 else 0 for sample in samples]
+
+
+def _where(results, **values):
+    """Those of the results that have these values."""
+    return [result for result in results if all(result[key] == value for key, value in values.items())]
 
 
 def _unique(values):

@@ -48,6 +48,9 @@ nodes=${NODE_NUM:-1} node_rank=${NODE_RANK:-0}
 if [ "$nodes" -gt 1 ] && { [ -z "${MASTER_ADDR:-}" ] || [ -z "${MASTER_PORT:-}" ]; }; then
     fail "MASTER_ADDR, MASTER_PORT: with NODE_NUM=$nodes every host must be told the address and a free port of host 0"
 fi
+if [ -n "${MASTER_PORT:-}" ] && ! { [[ $MASTER_PORT =~ ^[1-9][0-9]{0,4}$ ]] && [ "$MASTER_PORT" -le 65535 ]; }; then
+    fail "MASTER_PORT: $MASTER_PORT is not the number of a port, 1 to 65535"
+fi
 workers=$((device_num * nodes))
 
 output=$(python "$root/scripts/job.py" "$workers" "${options[@]}")
@@ -55,7 +58,13 @@ if [ -z "$output" ]; then
     exec python "$root/train.py" "${options[@]}" # a dry run
 fi
 logs=$output/logs
-mkdir -p "$logs" || fail "output_path: cannot make the folder $logs"
+mkdir -p "$logs" 2>/dev/null || fail "output_path: cannot make the folder $logs"
+has_room() { # for the logs, without which no worker begins
+    head -c 65536 /dev/zero 2>/dev/null >"$logs/.room" && rm "$logs/.room" && return
+    rm -f "$logs/.room"
+    return 1
+}
+has_room || fail "output_path: cannot write to $logs: the disk is full, or it is not yours"
 
 # A port of our own: process ids differ between jobs that run at once, and ports in use are passed over.
 free_port() {
@@ -95,10 +104,13 @@ msrun --worker_num="$workers" --local_worker_num="$device_num" --node_rank="$nod
     "$root/scripts/worker.py" "$ends" "${options[@]}" >"$launcher" 2>&1 &
 msrun=$!
 set +m
+# One host has heard of a failure at once; several wait for the scheduler to say which one has fallen silent.
+python "$root/scripts/watch.py" "$msrun" "$ends" "$logs/scheduler.log" $((nodes > 1 ? 45 : 5)) &
+all_done() { [ "$(grep -c ' 0$' "$ends" 2>/dev/null)" = "$device_num" ]; }
 # The workers are told, and save; before all of them have begun, there is nothing to save. A second signal is left to msrun.
 # shellcheck disable=SC2329 # the traps below invoke it
 stop() {
-    trap 'kill -INT $msrun 2>/dev/null || true' INT TERM
+    trap 'kill -INT $msrun 2>/dev/null || true' INT TERM HUP
     local told=0 log process ended
     for log in "${own[@]}"; do
         process=$(sed -n '/^worker .*, process [0-9]*$/ { s/.* //p; q }' "$log" 2>/dev/null) || true
@@ -112,10 +124,15 @@ stop() {
         wait "$msrun" || ended=$?
         kill -0 "$msrun" 2>/dev/null || break
     done
-    exit $((ended == 0 ? 0 : $2)) # the job may have come to its end all the same
+    if all_done; then
+        exit 0 # it has come to its end all the same
+    fi
+    grep -q '^stopped by ' "${own[@]}" 2>/dev/null || echo "stopped by SIG$1 before training began" >&2 || true
+    exit "$2"
 }
 trap 'stop INT 130' INT
 trap 'stop TERM 143' TERM
+trap 'stop TERM 129' HUP # a closed terminal
 if [ "$node_rank" = 0 ]; then
     tail --pid=$msrun -n +1 -F "${own[0]}" 2>/dev/null | grep --line-buffered -v '^\[INFO\] DISTRIBUTED' &
     tail=$!
@@ -123,9 +140,10 @@ fi
 status=0
 wait $msrun || status=$?
 [ -z "${tail:-}" ] || wait "$tail" || true
-if [ $status = 0 ]; then
+if [ $status = 0 ] && all_done; then
     exit 0
 fi
+has_room || fail "output_path: cannot write to $logs: the disk is full"
 
 # Name the worker that failed first, and show its last words. The scheduler ends the others when one falls silent.
 {

@@ -19,7 +19,8 @@ from pydantic import ValidationError
 
 from .platform.errors import InputError
 from .platform.parallel import digest_of, joined_workers
-from .pruning.layers import choose_rank_weights, choose_weights, densities_by_index
+from .pruning.allocation import Allocation
+from .pruning.layers import LayerChoice
 from .pruning.methods import METHODS, build_schedule
 from .pruning.pruner import Pruner, transposed_groups
 from .pruning.settings import PruningSettings, apply_method, complete
@@ -35,61 +36,37 @@ class RPG:
     """Rank-based pruning of one network over one training.
 
     network: nn.Cell; it keeps its parameters, their names, and its own forward pass. total_steps: batches of the whole
-    training. Pruned are the weights of all trained convolutions and dense layers, or of what `include` names; never
-    those that `exclude` names. Patterns are of weights' or layers' names, as in `fnmatch`.
+    training. seed: of random masks and random growth. settings: any of PruningSettings, such as method, sparsity,
+    update_interval, rank_weight, tail_energy; and of LayerChoice, whose patterns are of weights' or layers' names, as
+    in `fnmatch`:
 
-    include: patterns of any trained parameters of two dimensions or more, instead of the default layers;
+    include: patterns of any trained parameters of two dimensions or more, instead of the default layers, which are all
+    trained convolutions and dense layers;
     exclude: patterns of weights to leave dense; they do not count in the sparsity;
     densities: {pattern: density in (0, 1]} of single layers; the others make up for it, the sparsity stays exact;
-    rank_layers: patterns of the pruned weights that take part in the rank term, instead of all convolutions;
-    settings: any of PruningSettings, such as method, sparsity, update_interval, rank_weight, tail_energy; and seed, of
-    random masks and random growth.
+    rank_layers: patterns of the pruned weights that take part in the rank term, instead of all convolutions.
 
     Raises InputError where the settings do not fit each other, the network or the number of steps.
     """
 
-    def __init__(
-        self,
-        network,
-        total_steps,
-        include=None,
-        exclude=(),
-        densities=None,
-        rank_layers=None,
-        seed=0,
-        **settings,
-    ):
-        if not isinstance(network, nn.Cell):
-            raise InputError(f"RPG: network: a Cell of mindspore.nn, not {_kind(network)}")
+    def __init__(self, network, total_steps, *, seed=0, **settings):
+        choice = LayerChoice(**{key: settings.pop(key) for key in LayerChoice._fields if key in settings})
+        _check_training(network, total_steps)
         self.network = network
         self.settings = _resolve(settings)
-        if not isinstance(total_steps, Integral) or total_steps < 1:
-            raise InputError(f"RPG: total_steps: a number of batches, at least 1, not {total_steps!r}")
-        densities = densities or {}
-        if densities and self.settings.distribution == "uniform":
+        if choice.densities and self.settings.distribution == "uniform":
             raise InputError("RPG: distribution uniform leaves no layer a density of its own; use global or erk")
-        weights = choose_weights(network, include, exclude)
-        self._rank_weights = choose_rank_weights(network, weights, rank_layers) if self.settings.rank_weight else []
+        weights = choice.weights(network)
+        self._rank_weights = choice.rank_weights(network, weights) if self.settings.rank_weight else []
         if self.settings.rank_weight and not self._rank_weights:
             warnings.warn("no convolution takes part in the rank term; name dense layers in rank_layers", stacklevel=2)
-        try:
-            self.pruner = Pruner(
-                weights,
-                build_schedule(self.settings, total_steps),
-                self.settings.distribution,
-                METHODS[self.settings.method]["growth"],
-                seed,
-                self.settings.min_layer_density,
-                densities_by_index(weights, densities),
-            )
-        except ValueError as error:
-            raise InputError(f"RPG: {error}") from None
-        self._recipe = {
+        self.pruner = _build_pruner(self.settings, weights, choice.densities_by_index(weights), total_steps, seed)
+        self._recipe = {  # what `restore` asks to be the same
             "total_steps": int(total_steps),
             "seed": int(seed),
             "weights": [weight.name for weight in weights],
             "rank_weights": [weight.name for weight in self._rank_weights],
-            "densities": {pattern: float(density) for pattern, density in densities.items()},
+            "densities": {pattern: float(density) for pattern, density in (choice.densities or {}).items()},
             **self.settings.model_dump(),
         }
         self._step = None
@@ -236,6 +213,14 @@ class PruningStep(nn.Cell):
         return self.inner(*batch)
 
 
+def _check_training(network, total_steps):
+    """Raise InputError unless it is a network, and a number of batches."""
+    if not isinstance(network, nn.Cell):
+        raise InputError(f"RPG: network: a Cell of mindspore.nn, not {_kind(network)}")
+    if not isinstance(total_steps, Integral) or total_steps < 1:
+        raise InputError(f"RPG: total_steps: a number of batches, at least 1, not {total_steps!r}")
+
+
 def _resolve(settings):
     """PruningSettings from keyword arguments. Raises InputError."""
     if settings.get("method") == "dense":
@@ -251,11 +236,21 @@ def _resolve(settings):
     return resolved
 
 
+def _build_pruner(settings, weights, densities, total_steps, seed):
+    """The pruner of some weights over a training. Raises InputError."""
+    allocation = Allocation(settings.distribution, settings.min_layer_density, densities)
+    growth = METHODS[settings.method]["growth"]
+    try:
+        return Pruner(weights, build_schedule(settings, total_steps), allocation, growth, seed)
+    except ValueError as error:
+        raise InputError(f"RPG: {error}") from None
+
+
 def _first_problem(error):
     problem = error.errors()[0]
     key = str(problem["loc"][0])
     if problem["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(key, PruningSettings.model_fields, n=1)
+        close = difflib.get_close_matches(key, [*PruningSettings.model_fields, *LayerChoice._fields], n=1)
         return f"unknown setting {key!r}; {f'did you mean {close[0]}?' if close else 'see docs/library.md'}"
     return f"{key}: {problem['msg']}, not {problem['input']!r}"
 

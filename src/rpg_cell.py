@@ -12,6 +12,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from .platform.device import current_target
+from .platform.errors import InputError
 from .platform.parallel import SINGLE, share_out
 from .pruning.low_rank import decomposition_cost, layer_norm, layer_terms, output_first, output_first_shape
 
@@ -168,5 +170,10 @@ SOLVERS = {"svd": SVDRankTerm, "gram": GramRankTerm}
 
 
 def build_rank_term(solver, tail_energy):
-    """The rank term by its solver's name; `auto` is `gram`, which runs on every device and is the faster one."""
+    """The rank term by its solver's name; `auto` is `gram`, which runs on every device and is the faster one.
+
+    Raises InputError for `svd` on Ascend.
+    """
+    if solver == "svd" and current_target() == "Ascend":
+        raise InputError("rank_solver: svd has no kernel on Ascend; use gram")
     return SOLVERS["gram" if solver == "auto" else solver](tail_energy)

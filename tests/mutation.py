@@ -49,7 +49,7 @@ def main():
     """Mutate the files that are named, or all of the settings."""
     settings = toml.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutation"]
     files = sys.argv[1:] or list(settings["files"])
-    survived = []
+    survived = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for path in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines():
@@ -59,13 +59,10 @@ def main():
             subprocess.run(shlex.split(test_command(**settings["files"][file])), cwd=folder, check=True)
             results = mutate(file, settings, folder)
             alive = [result["diff"] for _, result in results if result["test_outcome"] == "survived"]
-            print(
-                f"{file}: {len(results)} mutants, {len(results) - len(alive)} noticed, {len(alive)} survived",
-                flush=True,
-            )
-            survived += alive
-    print("\n".join(survived))
-    raise SystemExit(bool(survived))
+            print(f"{file}: {len(results)} mutants, {len(results) - len(alive)} noticed, {len(alive)} survived")
+            print("\n".join(alive), flush=True)
+            survived += len(alive)
+    raise SystemExit(survived > 0)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 import numpy as np
 from mindspore import Tensor
 
-from src.data import batches
+from src.data.batches import Batches, Batching, Source, iterate
+from src.data.sharding import WHOLE
 
 
 def random_batches(count):
@@ -18,6 +19,12 @@ def random_batches(count):
     ]
 
 
+def read(name, split, size, shard=WHOLE, **options):
+    """`Batches` by a data set's name, in batches of `size`; options: other fields of Source and Batching."""
+    source = Source(name, **{key: options.pop(key) for key in Source._fields if key in options})
+    return Batches(source, split, Batching(size, **options), shard)
+
+
 def epochs_of(source, epochs=1, skip=0):
     """Batches (image, label) as arrays, one list per epoch, of `Batches` from step `skip` on."""
     first, done = divmod(skip, source.steps)
@@ -26,5 +33,5 @@ def epochs_of(source, epochs=1, skip=0):
         data = source.epoch(number)
         if number == first and done:
             data.set_init_step(done)
-        lists.append(list(batches(data.create_tuple_iterator(num_epochs=1, output_numpy=True))))
+        lists.append(list(iterate(data.create_tuple_iterator(num_epochs=1, output_numpy=True))))
     return lists

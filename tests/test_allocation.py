@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.pruning.allocation import (
+    Allocation,
     erk_budgets,
     global_masks,
     layer_budgets,
@@ -176,3 +177,27 @@ def test_groups_with_densities_of_their_own_meet_the_total_exactly(layers, densi
         assert budgets[0] == group.size == sum(layers[index] for index in group.indices)
         for index in set(own) & set(group.indices):
             assert budgets[-1] == taken[index]
+
+
+@pytest.mark.parametrize("distribution", ["global", "uniform", "erk"])
+@pytest.mark.parametrize("least", [0.0, 0.04])
+def test_an_allocation_keeps_the_largest_living_weights_of_each_layer(distribution, least, rng):
+    """Of scales so different that one threshold alone would leave the first layer with nothing."""
+    total = total_budget(sizes(SHAPES), 0.1)
+    weights = [scale * rng.standard_normal(shape) for scale, shape in zip((1e-6, 1, 1, 1), SHAPES)]
+    living = [rng.random(shape) < 0.9 for shape in SHAPES]
+    living[0][:] = True  # dense in `uniform`
+    allocation = Allocation(distribution, least)
+    counts, masks = allocation.least(SHAPES, total), allocation.masks(weights, living, total)
+    kept = [np.count_nonzero(mask) for mask in masks]
+    assert sum(kept) == total
+    if distribution == "global":
+        assert counts == layer_floors(sizes(SHAPES), least, total)
+        assert kept[0] == counts[0]
+        assert all(count <= found for count, found in zip(counts, kept))
+    else:
+        assert kept == counts == layer_budgets(distribution, SHAPES, total, least)
+    for weight, mask, before in zip(weights, masks, living):
+        assert not (mask & ~before).any()
+        others = np.abs(weight)[before & ~mask]
+        assert np.abs(weight)[mask].min(initial=np.inf) >= others.max(initial=0)

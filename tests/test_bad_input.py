@@ -29,6 +29,7 @@ from benchmark.random_data import write_cifar10, write_cifar100, write_imagenet
 from src.weights.checkpoint import read_checkpoint, write_checkpoint
 from src.config.keys import resolve
 from src.platform.device import select_device
+from src.platform.lock import FolderLock
 from src.report.page import PAGE
 from src.run.trainer import Trainer
 from tests.in_process import Answer, run
@@ -60,6 +61,7 @@ class Row(NamedTuple):
 
 
 CIFAR = "train.py --config_path cifar.yaml --output_path new --data_path"
+RESUME = "train.py --config_path run/config.yaml --output_path new --resume_ckpt"
 IMAGENET = "train.py --config_path imagenet.yaml --output_path new --data_path"
 FOLDER = "train.py --dataset folder --output_path new --image_size 32 --batch_size 2 --update_interval 1 --data_path"
 ROWS = [
@@ -116,6 +118,10 @@ ROWS = [
     Row("a folder inside a file", "train.py --output_path run/config.yaml/x", "output_path: cannot write"),
     Row("a folder that cannot be made", "train.py --output_path /proc/none", "output_path: cannot write"),
     Row("a full disk", "train.py --output_path full/new", "No space left on device", root=True),
+    Row("a folder that another run writes to", "train.py --output_path busy", "another run writes to busy"),
+    Row("the same, to replace it", "train.py --output_path busy --overwrite", "another run writes to busy"),
+    Row("the same, to continue it", "train.py --output_path busy --resume_ckpt auto", "another run writes to busy"),
+    Row("the same for a job", "scripts/job.py 2 --output_path busy", "another run writes to busy"),
     # where to start from
     Row("nothing to resume", "train.py --output_path new --resume_ckpt auto", "resume.ckpt"),
     Row("a deployable checkpoint to resume", "train.py --output_path new --resume_ckpt run/best.ckpt", "resume.ckpt"),
@@ -132,6 +138,13 @@ ROWS = [
         "scripts/job.py 2 --resume_ckpt run/resume.ckpt --output_path new --batch_size 128 --update_interval 2 --lr 2",
         "another recipe",
     ),
+    Row("a step of another epoch", f"{RESUME} step.ckpt", "does not lie in epoch"),
+    Row("masks that are all zero", f"{RESUME} unmasked.ckpt", "non-zero weights outside its mask"),
+    Row("masks that are all one", f"{RESUME} dense.ckpt", "its masks keep"),
+    Row("masks of another length", f"{RESUME} short.ckpt", "is not a mask of"),
+    Row("optimiser state of another kind", f"{RESUME} moments.ckpt", "moments.conv1.weight is float64"),
+    Row("a damaged field of a state", f"{RESUME} field.ckpt", "last.loss: "),
+    Row("another data set to resume with", f"{RESUME} data.ckpt", "not the data of the run"),
     # data
     Row("no data folder given", "train.py --config_path cifar.yaml", "give the folder that holds"),
     Row("no such data folder", f"{CIFAR} nowhere", "cannot read nowhere"),
@@ -182,6 +195,7 @@ ROWS = [
     Row("folding without a graph", "export.py --ckpt run/best.ckpt --file_format PACKED --fold_bn", "leave it out"),
     Row("half precision of a graph", "export.py --ckpt run/best.ckpt --values fp16", "only for --file_format PACKED"),
     Row("two kinds of batch", "export.py --ckpt run/best.ckpt --batch_size 2 --dynamic_batch", "contradicts"),
+    Row("a batch of any size", "export.py --ckpt run/best.ckpt --file_format SPARSE --batch_size 2", "takes any batch"),
     Row("nothing to export", "export.py", "one of the arguments --ckpt --unpack is required"),
     Row("a checkpoint to unpack", "export.py --unpack run/best.ckpt --file_name x.ckpt", "not a packed file"),
     Row("a truncated packed file", "export.py --unpack cut.packed --file_name y.ckpt", "damaged or truncated"),
@@ -190,13 +204,14 @@ ROWS = [
     Row("the same for a graph", "export.py --ckpt run/best.ckpt --file_name text", "text.mindir exists"),
     # inference
     Row("no such exported model", "infer.py --model none.mindir x.png", "cannot read none.mindir"),
-    Row(
-        "a checkpoint for an exported model", "infer.py --model run/best.ckpt x.png", "neither in .mindir nor in .onnx"
-    ),
+    Row("a checkpoint for an exported model", "infer.py --model run/best.ckpt x.png", "in none of .mindir, .onnx and"),
     Row("a text for a MINDIR", "infer.py --model text.mindir x.png", "is not a MINDIR file"),
     Row("a text for an ONNX", "infer.py --model text.onnx x.png", "is not an ONNX file"),
+    Row("a text for a SPARSE file", "infer.py --model text.sparse x.png", "not a .sparse file"),
     # conversion
     Row("nothing to convert", "src.tools.convert_torch none.pth x.ckpt", "No such file"),
+    Row("a text for the sparse runtime", "src.tools.sparse_model text.onnx x.sparse", "not an ONNX file"),
+    Row("a C file without a name", "src.tools.sparse_model text.onnx x.c", "does not end in .sparse"),
     Row("an unknown ending", "src.tools.convert_torch evil.pth x.h5", "ends in none of"),
     Row("a pickle that calls a function", "src.tools.convert_torch evil.pth x.ckpt", "evil.pth"),
     Row("a run's state to convert", "src.tools.convert_torch run/resume.ckpt x.safetensors", "not a deployable"),
@@ -211,6 +226,10 @@ ROWS = [
     Row("an unknown option for the tests", "ready/scripts/run_tests.sh --fast", "arguments: --fast", process=True),
     Row("no such test file", "ready/scripts/run_tests.sh none.py", "not found: none.py", process=True),
     Row("no supported Python", "bare/scripts/run_standalone_train.sh", "no Python 3.9", True, {"PATH": "bin"}),
+    # the environment
+    Row("a role that no job has", "train.py --output_path new", "MS_ROLE: 'boss'", True, {"MS_ROLE": "boss"}),
+    Row("a worker without a job", "train.py --output_path new", "MS_WORKER_NUM: ''", True, {"MS_ROLE": "MS_WORKER"}),
+    Row("an unknown log level", "eval.py --ckpt run/best.ckpt", "GLOG_v: 'loud'", True, {"GLOG_v": "loud"}),
     # versions
     Row("Python 3.8", "train.py", "Python 3.8.18 is not supported", True, {"PYTHONPATH": "python38"}),
     Row("Python 3.13", "eval.py", "Python 3.13.0 is not supported", True, {"PYTHONPATH": "python313"}),
@@ -244,10 +263,12 @@ def build_scene():
         "imagenet.yaml": "model: resnet20\ndataset: imagenet\nbatch_size: 2\nupdate_interval: 1\n",
         "text.mindir": "a text\n",
         "text.onnx": "a text\n",
+        "text.sparse": "a text\n",
     }
     for name, text in texts.items():
         Path(name).write_text(text)
     _write_checkpoints()
+    _write_states()
     _write_data()
     _write_versions()
 
@@ -272,7 +293,24 @@ def _write_checkpoints():
     write_checkpoint("regrown.ckpt", tensors, {**description, "nonzeros": counts})
 
 
+def _write_states():
+    """States of the run with one thing wrong each."""
+    tensors, progress = read_checkpoint("run/resume.ckpt")
+    mask, moment = "mask.conv1.weight", "optimizer.moments.conv1.weight"
+    for name, arrays, changed in (
+        ("step", {}, {"step": 5, "epoch": 1}),
+        ("unmasked", {mask: np.zeros_like(tensors[mask])}, {}),
+        ("dense", {mask: np.full_like(tensors[mask], 255)}, {}),
+        ("short", {mask: tensors[mask][1:]}, {}),
+        ("moments", {moment: tensors[moment].astype(np.float64)}, {}),
+        ("field", {}, {"last": {**progress["last"], "loss": "low"}}),
+        ("data", {}, {"data": {**progress["data"], "test images": "100 in 10 classes"}}),
+    ):
+        write_checkpoint(f"{name}.ckpt", {**tensors, **arrays}, {**progress, **changed})
+
+
 def _write_data():
+    Path("busy").mkdir()
     Path("empty").mkdir()
     for name in ("short", "empty", "labels", "folder"):
         file = write_cifar10(f"cifar_{name}", 20, 4) / "data_batch_2.bin"
@@ -329,7 +367,7 @@ def _write_versions():
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -B "$@"\n')
     python.chmod(0o755)
     for folder in ("ready", "ready/.venv"):
-        for file in ROOT.glob("requirements*.txt"):
+        for file in (*ROOT.glob("requirements*.txt"), ROOT / "constraints.txt"):
             shutil.copy(file, folder)
     Path("bin").mkdir()
     for tool in ("bash", "dirname", "readlink", "cmp"):
@@ -376,7 +414,10 @@ class Scene:
         program, *words = row.words.split(" ")
         file = self.folder / program if (self.folder / program).exists() else ROOT / program
         start = shutil.which("bash") if program.endswith(".sh") else sys.executable
-        variables = {name: str(self.folder / value) for name, value in row.environment.items()}
+        variables = {  # of paths, which are those of the scene
+            name: str(self.folder / value) if name.endswith("PATH") else value
+            for name, value in row.environment.items()
+        }
         done = subprocess.run(
             [start, file, *words],
             cwd=self.folder,
@@ -412,8 +453,10 @@ def opened_scene(folder):
     os.chdir(folder)
     try:
         build_scene()
+        busy = FolderLock(Path("busy"), "output_path")
         with _full_disk(folder / "full") as full_disk, ThreadPoolExecutor(2) as pool:
             yield Scene(folder, pool, full_disk)
+        busy.release()
     finally:
         os.chdir(home)
 

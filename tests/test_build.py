@@ -121,7 +121,7 @@ def test_the_schedule(parts_of):
 def test_the_pruner(method, distribution, growth, initial, parts_of):
     parts = parts_of(method=method, distribution=distribution, sparsity=0.9, seed=3)
     pruner = parts.pruner
-    assert (pruner.distribution, pruner.growth, pruner.seed) == (distribution, growth, 3)
+    assert (pruner.allocation.distribution, pruner.growth, pruner.seed) == (distribution, growth, 3)
     assert parts.schedule.initial_density == pytest.approx(initial)
     assert pruner.density == pytest.approx(initial, abs=1e-4)
 
@@ -160,7 +160,7 @@ def test_accumulation_divides_the_batch_and_weighs_the_rank_term_once(parts_of, 
     parts = parts_of(accumulation_steps=4, rank_weight=0.5)
     assert parts.step.accumulator.parts == 4
     assert taken["objective"].rank_weight == 4 * 0.5  # it is in one part of four, whose gradients are averaged
-    assert parts.data.train.batch_size == 128
+    assert parts.data.train.batching.size == 128
     assert parts_of().step.accumulator is None
 
 
@@ -192,7 +192,7 @@ def test_batch_norm_of_several_workers(together, parts_of):
 
 def test_workers_share_the_batch(parts_of):
     train = parts_of(Two()).data.train
-    assert (train.batch_size, tuple(train.shard)) == (64, (2, 1))
+    assert (train.batching.size, tuple(train.shard)) == (64, (2, 1))
     assert train.steps == parts_of().data.train.steps == 11
 
 
@@ -204,9 +204,11 @@ def test_the_network(parts_of):
 
 def test_the_data(parts_of):
     train = parts_of(mixup=0.4, seed=5, num_workers=2, batch_size=100).data.train
-    assert (train.name, train.mixup, train.seed, train.num_workers, train.steps) == ("digits", 0.4, 5, 2, 14)
-    assert parts_of().data.train.mixup == 0
-    assert parts_of(num_workers=1).data.train.num_workers == 1
+    assert train.source == ("digits", "", 5, 0.0, ())
+    assert train.batching == (100, 2, 0.4)
+    assert train.steps == 14
+    assert parts_of().data.train.batching.mixup == 0
+    assert parts_of(num_workers=1).data.train.batching.num_workers == 1
 
 
 def test_held_out_images(parts_of):

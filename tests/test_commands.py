@@ -88,6 +88,7 @@ def train_here(words, run):
     """Open the output folder of a command of train.py as it would, and put the files of a finished run there."""
     folder = RunFolder(load_config(words).output_path)
     folder.open(load_config(words))
+    folder.release()
     for file in ("best.ckpt", "last.ckpt"):
         shutil.copy(run / "last.ckpt", folder.path / file)
 

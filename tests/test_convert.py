@@ -20,7 +20,7 @@ from src.tools.convert_torch import _torch_file, main, mindspore_to_torch, torch
 from src.weights.checkpoint import read_checkpoint, write_network
 from src.weights.naming import from_torch, identify, to_torch
 from src.weights.pretrained import load_pretrained, read_weights
-from src.weights.torch_files import _array, _fill, _Storage, read_torch
+from src.weights.torch_files import _array, read_torch
 from src.weights.trained import load_trained
 from tests.numpy_network import forward
 
@@ -201,10 +201,7 @@ def test_number_of_classes_must_fit_a_data_set(rng, tmp_path):
 @pytest.mark.parametrize("layout", ["zip", "legacy"])
 def test_recorded_pytorch_files(layout):
     """Files written by PyTorch 2.13: a wrapper with an argument namespace, views, and most types."""
-    content = read_torch(DATA / f"torch_{layout}.pth")
-    assert content["epoch"] == 7
-    assert content["args"] is None
-    tensors = content["state_dict"]
+    tensors = read_torch(DATA / f"torch_{layout}.pth")
     base = np.arange(24, dtype=np.float32)
     expected = {
         "a": base.reshape(4, 6),
@@ -252,7 +249,8 @@ def test_nothing_in_a_file_is_run(layout, tmp_path):
     }
     if layout == "zip":
         path = write_zip(tmp_path / "evil.pth", content)
-        assert read_torch(path) == {"state_dict": {"a": 1}, "system": None, "eval": None, "mkdir": None}
+        with pytest.raises(InputError, match="no state dict"):
+            read_torch(path)
     else:
         path = tmp_path / "evil.pth"
         path.write_bytes(pickle.dumps(content, protocol=2))
@@ -268,10 +266,8 @@ def test_nothing_in_a_file_is_run(layout, tmp_path):
     [(0, (7,), (1,)), (3, (4,), (1,)), (-1, (2,), (1,)), (0, (2,), (-1,)), (0, (2**40,), (0,)), (0, (2, 2), (1,))],
 )
 def test_a_tensor_cannot_reach_outside_its_storage(offset, size, stride):
-    storage = _Storage("FloatStorage", "0")
-    _fill(storage, np.arange(6, dtype=np.float32).tobytes())
     with pytest.raises(ValueError, match="storage"):
-        _array(storage, offset, size, stride)
+        _array(np.arange(6, dtype=np.float32), offset, size, stride)
 
 
 @pytest.mark.parametrize("layout", ["zip", "legacy"])

@@ -5,12 +5,12 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from src.data import Batches, digits
-from tests.streams import epochs_of
+from src.data import digits
+from tests.streams import epochs_of, read
 
 
 def batches(split, seed=0, batch_size=64, skip=0, epochs=1):
-    return list(chain(*epochs_of(Batches("digits", split, batch_size, seed), epochs, skip)))
+    return list(chain(*epochs_of(read("digits", split, batch_size, seed=seed), epochs, skip)))
 
 
 def test_split_is_fixed_disjoint_and_complete():
@@ -61,4 +61,4 @@ def test_skipping_to_a_step_replays_the_same_samples(skip):
 
 def test_batch_larger_than_the_data_is_an_error():
     with pytest.raises(ValueError, match="batch_size 2000 is larger than the 1437 training images"):
-        Batches("digits", "train", 2000, 0)
+        read("digits", "train", 2000)

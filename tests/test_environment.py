@@ -76,3 +76,25 @@ def test_mindspore_that_has_computed_before_is_warned_of_and_only_that(first, wa
     done = subprocess.run([sys.executable, "-c", code], env=clean, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0
     assert ("ONEDNN_MAX_CPU_ISA" in done.stderr) == warns, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("level", "code", "says"),
+    [
+        ("0", 0, "warning: GLOG_v=0 logs every move of MindSpore"),
+        ("1", 0, None),
+        ("5", 2, "error: GLOG_v: '5' is no log level"),
+        ("", 2, "error: GLOG_v: '' is no log level"),
+    ],
+)
+def test_log_levels(level, code, says):
+    done = subprocess.run(
+        [sys.executable, "-c", "import src"],
+        env={**os.environ, "GLOG_v": level},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code
+    assert done.stderr.startswith(says) if says else done.stderr == ""
+    assert done.stderr.count("\n") == bool(says)

@@ -7,21 +7,22 @@ import numpy as np
 import onnx
 import pytest
 from mindspore import Tensor, nn
+from mindspore.train.mind_ir_pb2 import ModelProto
 
-import export
 from benchmark.random_checkpoint import settle_batch_norms
 from src.config.keys import resolve
 from src.data import PUBLISHED, digits, published_info
 from src.export import formats, report
 from src.export.deployed import Interface, describe_interface, prepare
-from src.export.edge import converter_command, write_converter_config
+from src.export.edge import atc_command, converter_command, write_converter_config
 from src.export.fold import fold_batch_norms
-from src.export.mindir import read_metadata
+from src.export.mindir import get_metadata, put_metadata, read_metadata
 from src.export.multiply_adds import count_multiply_adds
 from src.export.onnx import open_onnx
 from src.export.packed import size_bound
 from src.models import build_model
 from src.platform.errors import InputError
+from src.programs import export
 from src.weights.checkpoint import read_checkpoint, write_checkpoint
 from src.weights.trained import Trained, load_trained
 
@@ -78,17 +79,20 @@ def test_a_file_gives_the_networks_logits_and_keeps_its_zeros(request, tmp_path,
     assert ckpt.read_bytes() == before
 
 
-@pytest.mark.parametrize("values", ["fp32", "fp16"])
+@pytest.mark.parametrize("values", ["fp32", "fp16", "int8"])
 def test_packed_stays_near_the_bound(resnet20, tmp_path, values):
     exported = formats.export_packed(resnet20, tmp_path / "net.packed", values)
     assert exported.bytes <= 1.05 * size_bound(read_checkpoint(resnet20)[0], values)[1]
-    assert exported.zeros == zeros_in(load_trained(resnet20))
+    zeros = zeros_in(load_trained(resnet20))
+    assert exported.zeros == zeros if values != "int8" else zeros <= exported.zeros < 1.01 * zeros
     if values == "fp32":
         assert exported.deviation == 0
         formats.unpack_checkpoint(tmp_path / "net.packed", tmp_path / "net.ckpt")
         assert (tmp_path / "net.ckpt").read_bytes() == resnet20.read_bytes()
     else:
-        assert 0 < exported.deviation < 1e-2
+        assert 0 < exported.deviation < (1e-2 if values == "fp16" else 0.1)
+        formats.unpack_checkpoint(tmp_path / "net.packed", tmp_path / "net.ckpt")
+        assert zeros_in(formats.load_for_export(tmp_path / "net.ckpt")) == exported.zeros
 
 
 @pytest.mark.parametrize("file_format", ["MINDIR", "ONNX"])
@@ -104,6 +108,13 @@ def test_normalisation_and_softmax_move_into_the_graph(resnet20, tmp_path, file_
     metadata = read_metadata(path) if file_format == "MINDIR" else open_onnx(path).get_modelmeta().custom_metadata_map
     assert Interface.from_metadata(metadata) == interface
     assert interface.classes == tuple("0123456789")
+
+
+@pytest.mark.parametrize("field", [ModelProto().user_info, onnx.ModelProto().metadata_props], ids=["mindspore", "list"])
+def test_metadata_survive_in_a_map_and_in_a_list_of_entries(field):
+    put_metadata(field, {"rpg.classes": '["0", "1"]', "rpg.batch_size": "null"})
+    assert len(field) == 2
+    assert get_metadata(field) == {"rpg.classes": '["0", "1"]', "rpg.batch_size": "null"}
 
 
 def test_onnx_is_of_an_opset_that_others_take(resnet20, tmp_path):
@@ -274,11 +285,16 @@ def test_resnet50_costs_what_the_field_says(resnet50):
 def test_converter_configuration(tmp_path):
     interface = Interface((3, 32, 32), 1, (0.0,), (1.0,), False, False, 1.0, ("a",))
     write_converter_config(tmp_path / "fixed", interface)
-    assert (tmp_path / "fixed").read_text() == "[acl_init_options]\nge.enableCompressWeight=true\n"
+    assert (tmp_path / "fixed").read_text() == "[ascend_context]\ninput_format=NCHW\n"
     write_converter_config(tmp_path / "free", interface._replace(batch_size=None))
     assert "input_shape=images:[-1,3,32,32]\ndynamic_dims=[1],[2],[4],[8]\n" in (tmp_path / "free").read_text()
     command = converter_command(tmp_path / "a net.onnx", tmp_path / "fixed", "ONNX")
     assert f"--fmk=ONNX '--modelFile={tmp_path}/a net.onnx' '--outputFile={tmp_path}/a net_ascend'" in command
+    atc = atc_command(tmp_path / "net.onnx", interface)
+    assert atc.startswith(f"atc --framework=5 --model={tmp_path}/net.onnx --output={tmp_path}/net --soc_version=CHIP ")
+    assert atc.endswith(" --input_shape=images:1,3,32,32")
+    free = atc_command(tmp_path / "net.onnx", interface._replace(batch_size=None))
+    assert free.endswith(" --input_shape=images:-1,3,32,32 --dynamic_batch_size=1,2,4,8")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -1,6 +1,7 @@
 """Pictures of one's own: what `--dataset folder` finds out about them, and that it travels to the other programs."""
 
 import json
+import shutil
 
 import mindspore as ms
 import numpy as np
@@ -9,7 +10,8 @@ from easydict import EasyDict
 from PIL import Image
 
 from src.config.keys import resolve
-from src.data import Batches, describe, folder, imagenet
+from src.data import describe, folder, imagenet
+from src.data.batches import Batches, Batching, Source, draw_training_images
 from src.data.images import central_part
 from src.models import build_model
 from src.platform.errors import InputError
@@ -27,8 +29,8 @@ def settings(path, **given):
 
 def read(config, split, info=None, batch_size=4):
     """All images and labels of a split, in order of reading."""
-    options = {"val_fraction": config.val_fraction, "info": info or describe(config)}
-    batches = epochs_of(Batches("folder", split, batch_size, config.seed, 2, config.data_path, **options))[0]
+    source = Source("folder", config.data_path, config.seed, config.val_fraction, info=info or describe(config))
+    batches = epochs_of(Batches(source, split, Batching(batch_size, 2)))[0]
     return tuple(np.concatenate(arrays) for arrays in zip(*batches))
 
 
@@ -81,18 +83,9 @@ def test_pictures_held_out_do_not_count_in_mean_and_deviation(pictures):
     info = describe(config)
     assert info.mean != describe(settings(pictures)).mean
     # A class of its own colour, of which only one half is trained on: reading that half as test images gives mean 0.
-    loaded = Batches("folder", "train", 1, 3, data_path=str(pictures), val_fraction=0.5, info=info).loaded
-    images = epochs_of(_with_test_view(loaded, info, pictures))[0]
-    images = np.concatenate([image for image, _ in images])
+    images = draw_training_images(Source("folder", str(pictures), 3, 0.5, info=info), 12)
     assert np.abs(images.mean((0, 2, 3))).max() < 1e-4
     assert np.abs(images.std((0, 2, 3)) - 1).max() < 1e-4
-
-
-def _with_test_view(loaded, info, path):
-    """Batches of some samples, read as for evaluation."""
-    batches = Batches("folder", "test", 1, 0, data_path=str(path), info=info)
-    batches.loaded, batches.steps = loaded, len(loaded.labels)
-    return batches
 
 
 def test_pictures_of_one_shade_have_a_deviation(tmp_path):
@@ -113,13 +106,12 @@ def test_one_level_of_folders_is_split_by_class_and_seed(tmp_path):
     assert info.classes == ("cat", "dog")
     parts = {}
     for split in ("train", "test"):
-        batches = Batches("folder", split, 4, 5, data_path=str(tmp_path), val_fraction=0.2, info=info)
-        parts[split] = batches.loaded
+        parts[split] = Batches(Source("folder", str(tmp_path), 5, 0.2, info=info), split, Batching(4)).loaded
     assert np.bincount(parts["train"].labels).tolist() == [8, 8]
     assert np.bincount(parts["test"].labels).tolist() == [2, 2]
     names = set(parts["train"].images) | set(parts["test"].images)
     assert len(names) == 20
-    other = Batches("folder", "test", 4, 6, data_path=str(tmp_path), val_fraction=0.2, info=info).loaded
+    other = Batches(Source("folder", str(tmp_path), 6, 0.2, info=info), "test", Batching(4)).loaded
     assert set(other.images) != set(parts["test"].images)
 
 
@@ -189,15 +181,19 @@ def test_settings_of_a_folder_are_refused_elsewhere(given):
         resolve({"dataset": "cifar10", **given})
 
 
+WORDS = (  # of a short run
+    "--dataset folder --data_path pictures --val_fraction 0.25 --image_size 32 --skip_unreadable --sparsity 0.9 "
+    "--batch_size 6 --epoch_size 4 --update_interval 2 --lr 0.02 --warmup_epochs 1 --output_path out"
+)
+
+
 @pytest.fixture(scope="module")
 def run_of_pictures(tmp_path_factory):
     """The folder of a short run on one level of three classes, one picture of which is spoilt, and what it said."""
     root = tmp_path_factory.mktemp("run")
     write_pictures(root / "pictures", 12, ("cat", "dog", "owl"))
     spoil(root / "pictures" / "dog" / "1.jpg")
-    words = "--dataset folder --data_path pictures --val_fraction 0.25 --image_size 32 --skip_unreadable --sparsity 0.9"
-    words += " --batch_size 6 --epoch_size 4 --update_interval 2 --lr 0.02 --warmup_epochs 1 --output_path out"
-    answer = run("train.py", *words.split(), cwd=root)
+    answer = run("train.py", *WORDS.split(), cwd=root)
     assert answer.code == 0, answer.stderr
     return root, answer
 
@@ -213,6 +209,40 @@ def test_a_run_on_pictures_evaluates_and_says_what_it_left_out(run_of_pictures):
     assert scores["images"] == 9
     assert scores["top1"] == result["last"]["top1"]
     assert scores["loss"] == pytest.approx(result["last"]["loss"], rel=1e-5)
+
+
+def test_a_run_goes_on_with_its_own_pictures_only(run_of_pictures, tmp_path):
+    root, _ = run_of_pictures
+    copy = shutil.copytree(root, tmp_path / "copy")
+    words = ["train.py", *WORDS.split(), "--resume_ckpt", "auto"]
+    answer = run(*words, cwd=copy)
+    assert answer.code == 0, answer.stderr
+    (copy / "pictures" / "cat" / "0.png").unlink()
+    answer = run(*words, cwd=copy)
+    assert answer.code == 2
+    assert "data_path: not the data of the run" in answer.stderr
+
+
+def test_classes_of_another_name_are_other_data(tmp_path):
+    for name, classes in (("one", ("cat", "dog")), ("two", ("cat", "owl"))):
+        write_pictures(tmp_path / name, 4, classes)
+    one, two = (
+        Batches(
+            Source("folder", config.data_path, val_fraction=0.5, info=describe(config)), "train", Batching(1)
+        ).content()
+        for config in (settings(tmp_path / name, val_fraction=0.5) for name in ("one", "two"))
+    )
+    assert one["train images"] == two["train images"] == "4 in 2 classes"
+    assert one["class names"] != two["class names"]
+
+
+def test_calibration_leaves_out_the_pictures_that_test(run_of_pictures, tmp_path):
+    root, _ = run_of_pictures
+    words = ["--ckpt", "out/last.ckpt", "--file_format", "ONNX", "--quantize", "int8", "--calibration_images"]
+    answer = run("export.py", *words, 21, "--evaluate", "--file_name", tmp_path / "a.onnx", cwd=root)
+    assert "over 9 test images: int8 " in answer.stdout
+    answer = run("export.py", *words, 99, "--file_name", tmp_path / "b.onnx", cwd=root)
+    assert "99 are asked for, folder has " in answer.stderr
 
 
 def test_evaluation_reads_other_pictures_of_the_same_classes(run_of_pictures, tmp_path):

@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 
 from benchmark.random_data import noise, write_imagenet
-from src.data import Batches, imagenet
+from src.data import imagenet
 from src.data.images import central_part, random_part
+from src.data.sharding import WHOLE, Shard
 from src.export.deployed import Interface
 from src.export.inference import read_image
 from src.platform.errors import InputError
-from tests.streams import epochs_of
+from tests.streams import epochs_of, read
 
 SIZES = [(500, 375), (375, 500), (256, 256), (257, 300), (1000, 750), (427, 640), (90, 61), (225, 700), (1301, 301)]
 MEAN, STD = (tuple(255 * value for value in values) for values in (imagenet.MEAN, imagenet.STD))
@@ -64,7 +65,7 @@ def grey_values(images):
 
 def test_evaluation_and_inference_see_what_published_weights_were_evaluated_with(pictures):
     folder, paths = pictures
-    data = Batches("imagenet", "test", len(paths), 0, num_workers=2, data_path=str(folder))
+    data = read("imagenet", "test", len(paths), num_workers=2, data_path=str(folder))
     evaluated = grey_values(epochs_of(data)[0][0][0])
     for path, image in zip(paths, evaluated):
         inferred = read_image(path, INTERFACE)
@@ -74,7 +75,7 @@ def test_evaluation_and_inference_see_what_published_weights_were_evaluated_with
 
 def test_inference_normalises_as_evaluation_does(pictures):
     folder, paths = pictures
-    images = epochs_of(Batches("imagenet", "test", 1, 0, data_path=str(folder)))[0]
+    images = epochs_of(read("imagenet", "test", 1, data_path=str(folder)))[0]
     image = read_image(paths[0], INTERFACE._replace(normalized=False))
     assert np.abs(images[0][0][0] - image).max() < 1e-5
 
@@ -83,10 +84,11 @@ def test_fine_detail_is_averaged_not_picked(tmp_path):
     """Of white noise four times as fine as the result, an average has a fraction of the deviation."""
     folder = write_imagenet(tmp_path / "imagenet", 16, 1, noise(1000, 1000))
     for split, most in (("test", 20), ("train", 60)):  # training sees a part, which it scales down less
-        images = grey_values(epochs_of(Batches("imagenet", split, 1, 0, data_path=str(folder)))[0][0][0])
+        images = grey_values(epochs_of(read("imagenet", split, 1, data_path=str(folder)))[0][0][0])
         assert 10 < images.std() < most
     shrunk = [
-        grey_values(batch[0]).std() for batch in epochs_of(Batches("imagenet", "train", 4, 1, data_path=str(folder)))[0]
+        grey_values(batch[0]).std()
+        for batch in epochs_of(read("imagenet", "train", 4, data_path=str(folder), seed=1))[0]
     ]
     assert np.mean(shrunk) < 40  # picked, single pixels would have some 60
 
@@ -137,12 +139,10 @@ def test_a_picture_too_long_for_any_part_gives_its_middle():
     assert random_part(Random(0))(30, 3000) == (0, 1480, 30, 1520)
 
 
-def train_images(folder, **options):
+def train_images(folder, shard=WHOLE, **options):
     """The training images of two epochs, one batch of all, with their labels."""
-    batch_size = 24 // options.get("num_shards", 1)
-    return [
-        epoch[0] for epoch in epochs_of(Batches("imagenet", "train", batch_size, 3, data_path=folder, **options), 2)
-    ]
+    source = read("imagenet", "train", 24 // shard.count, shard, data_path=folder, seed=3, **options)
+    return [epoch[0] for epoch in epochs_of(source, 2)]
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_training_images_are_random_parts_mirrored_at_random(ramps):
 def test_augmentation_is_that_of_the_image_whatever_threads_and_workers(ramps):
     alone = train_images(ramps, num_workers=1)
     threads = train_images(ramps, num_workers=2)
-    shards = [train_images(ramps, num_shards=3, shard_id=index) for index in range(3)]
+    shards = [train_images(ramps, Shard(3, index)) for index in range(3)]
     for epoch in range(2):
         images, labels = alone[epoch]
         assert np.array_equal(images, threads[epoch][0])
@@ -185,7 +185,7 @@ def test_files_are_listed_once_for_all_epochs_in_the_order_of_their_names(tmp_pa
         Image.fromarray(noise(20, 20)(7)).save(first / name)
     (first / ".hidden.JPEG").write_text("left by a file manager")
     (first / "notes.txt").write_text("no image")
-    data = Batches("imagenet", "train", 15, 0, data_path=str(folder))
+    data = read("imagenet", "train", 15, data_path=str(folder))
     names = [os.path.basename(os.fsdecode(path)) for path in data.loaded.images]
     assert names == ["0.JPEG", "Z.jpg", "b.JPEG", "ä b.png", *(f"{index}.JPEG" for index in range(1, 12))]
     assert data.loaded.labels.tolist() == [0, 0, 0, *range(12)]

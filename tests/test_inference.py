@@ -8,12 +8,12 @@ import pytest
 from mindspore import Tensor, nn
 from PIL import Image
 
-import infer
 from src.data import digits
 from src.export import formats
 from src.export.deployed import Interface, describe_interface
 from src.export.inference import Classifier, inverted, read_image, softmax, unlike_training
 from src.platform.errors import InputError
+from src.programs import infer
 from src.weights.trained import load_trained
 
 COUNT = 60
@@ -171,8 +171,8 @@ def test_files_that_are_no_images(tmp_path, name, content, message):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("none.mindir", None, "no such file"),
-        ("a.ckpt", b"x", "neither in .mindir nor in .onnx"),
+        ("none.mindir", None, "No such file"),
+        ("a.ckpt", b"x", "in none of .mindir, .onnx and .sparse"),
         ("a.mindir", b"not a protobuf", "not a MINDIR file"),
         ("a.onnx", b"not a protobuf", "not an ONNX file"),
         ("empty.onnx", b"", "not an ONNX file"),

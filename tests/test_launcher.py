@@ -1,10 +1,12 @@
 """The scripts: --help, links and CDPATH; the launcher: a worker that is killed, the same command again, bad input."""
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -233,13 +235,26 @@ def test_a_stopped_job_goes_on_to_the_same_end(number, tmp_path):
         (["", "", "none"], {}, "error: DEVICE_NUM: none is not a number of devices"),
         ([], {"NODE_NUM": "2"}, "error: MASTER_ADDR, MASTER_PORT: with NODE_NUM=2"),
         ([], {"NODE_RANK": "1"}, "error: NODE_RANK: 1 is not in 0..0"),
+        ([], {"MASTER_PORT": "0"}, "error: MASTER_PORT: 0 is not the number of a port"),
+        ([], {"MASTER_PORT": "-1"}, "error: MASTER_PORT: -1 is not the number of a port"),
+        ([], {"MASTER_PORT": "99999"}, "error: MASTER_PORT: 99999 is not the number of a port"),
+        (
+            ["--device_target", "CPU"],
+            {"MASTER_PORT": "IN USE"},
+            "error: MASTER_ADDR, MASTER_PORT: cannot use 127.0.0.1:",
+        ),
     ],
 )
 def test_bad_input_ends_before_anything_starts(words, environment, message, tmp_path):
     script = ROOT / "scripts" / "run_distribute_train.sh"
-    done = subprocess.run(
-        ["bash", script, *words], env={**ENVIRONMENT, **environment}, capture_output=True, text=True, cwd=tmp_path
-    )
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        if environment.get("MASTER_PORT") == "IN USE":
+            environment = {"MASTER_PORT": str(server.getsockname()[1])}
+        done = subprocess.run(
+            ["bash", script, *words], env={**ENVIRONMENT, **environment}, capture_output=True, text=True, cwd=tmp_path
+        )
     assert done.returncode == 2
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
@@ -280,6 +295,45 @@ def test_devices_of_a_host(tools, wanted, usable, variables, found, tmp_path):
         text=True,
     )
     assert done.stdout.strip() == found, done.stderr
+
+
+def left_of(job):
+    """The processes of a job's session that are there."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+            if int(session) == job.pid and state != "Z":
+                found.append(int(stat.parent.name))
+    return found
+
+
+DISTURBED = {
+    "SIGTERM to `run_distribute_train.sh` while workers start": (signal.SIGTERM, 143, "stopped by SIGTERM before"),
+    "SIGHUP, as of a closed terminal, to it while workers start": (signal.SIGHUP, 129, "stopped by SIGTERM before"),
+    "`kill -9` of a worker while it starts": (signal.SIGKILL, 1, "error: worker 1 of 2 failed with exit code -9"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", DISTURBED)
+def test_a_job_that_is_disturbed_while_it_starts(fault, tmp_path):
+    number, code, says = DISTURBED[fault]
+    job = launch(tmp_path / "run")
+    log = tmp_path / "run" / "logs" / "worker_1.log"
+    deadline = time.monotonic() + 180
+    while not log.exists() or "process" not in log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(int(log.read_text().split()[5]) if number == signal.SIGKILL else job.pid, number)
+    sent = time.monotonic()
+    output, _ = job.communicate(timeout=120)
+    assert time.monotonic() - sent < 60
+    assert job.returncode == code, output
+    assert output.count(says) == 1
+    assert left_of(job) == []
+    assert not (tmp_path / "run" / "result.json").exists()
+    reliability.check(fault, f"ends within a minute, exit code {code}, says so", "no process is left behind")
 
 
 @pytest.mark.slow

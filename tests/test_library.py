@@ -14,7 +14,7 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 import src
 from src.library import OPTIMIZERS, RPG, _check_optimizer, _difference
 from src.platform.errors import InputError
-from src.pruning.layers import choose_rank_weights, choose_weights
+from src.pruning.layers import LayerChoice
 from src.pruning.low_rank import layer_term
 from src.pruning.settings import PruningSettings
 from src.training.train_step import optimizer_state
@@ -251,15 +251,16 @@ class Many(nn.Cell):
     ids=["default", "exclude", "include", "both"],
 )
 def test_layers_are_chosen_by_kind_or_by_name(include, exclude, expected):
-    weights = choose_weights(Many(), include, exclude)
+    weights = LayerChoice(include, exclude).weights(Many())
     assert sorted(weight.name for weight in weights) == sorted(expected)
 
 
 def test_a_shared_weight_counts_once_and_no_dense_layer_takes_part_in_the_rank_term():
-    weights = choose_weights(Many())
+    weights = LayerChoice().weights(Many())
     assert sum(weight.name == "blocks.0.weight" for weight in weights) == 1
-    assert [w.name for w in choose_rank_weights(Many(), weights)] == CONVOLUTIONS
-    assert [w.name for w in choose_rank_weights(Many(), weights, ["blocks.1"])] == ["blocks.1.weight"]
+    assert [w.name for w in LayerChoice().rank_weights(Many(), weights)] == CONVOLUTIONS
+    named = LayerChoice(rank_layers=["blocks.1"])
+    assert [w.name for w in named.rank_weights(Many(), weights)] == ["blocks.1.weight"]
 
 
 def test_layers_keep_densities_of_their_own_and_the_total_stays_exact():
@@ -434,6 +435,7 @@ def test_methods_by_name(method, density, drop_fraction, updates):
     ("settings", "message"),
     [
         ({"sparsty": 0.9}, "unknown setting 'sparsty'; did you mean sparsity"),
+        ({"exlude": ["head"]}, "unknown setting 'exlude'; did you mean exclude"),
         ({"sparsity": 1.5}, "sparsity: .* not 1.5"),
         ({"method": "gmp", "drop_fraction": 0.1}, "drop_fraction: method gmp fixes it to 0"),
         ({"method": "dense"}, "train without RPG"),

@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 from benchmark.random_data import write_cifar10, write_cifar100, write_imagenet
-from src.data import DATASETS, Batches, published_steps
+from src.data import DATASETS
+from src.data.batches import published_steps
 from src.data.sharding import Shard
 from src.platform.errors import InputError
-from tests.streams import epochs_of
+from tests import streams
 
 WRITERS = {"cifar10": write_cifar10, "cifar100": write_cifar100, "imagenet": write_imagenet}
 SIZES = {"train": 37, "test": 23}  # divide by none of the batch sizes and shards below
@@ -37,8 +38,8 @@ def folders(tmp_path_factory):
     }
 
 
-def read(name, split, folder, batch_size, epochs=1, seed=0, skip=0, **options):
-    return epochs_of(Batches(name, split, batch_size, seed, data_path=str(folder), **options), epochs, skip)
+def read(name, split, folder, batch_size, epochs=1, skip=0, **options):
+    return streams.epochs_of(streams.read(name, split, batch_size, data_path=str(folder), **options), epochs, skip)
 
 
 def samples(name, epoch):
@@ -63,8 +64,7 @@ def written(name, split):
 @pytest.mark.parametrize("shards", [1, 2, 3])
 def test_evaluation_reads_every_image_exactly_once(name, shards, folders):
     parts = [
-        samples(name, read(name, "test", folders[name], 4, num_shards=shards, shard_id=index)[0])
-        for index in range(shards)
+        samples(name, read(name, "test", folders[name], 4, shard=Shard(shards, index))[0]) for index in range(shards)
     ]
     assert sorted(chain(*parts)) == sorted(written(name, "test"))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
@@ -73,9 +73,7 @@ def test_evaluation_reads_every_image_exactly_once(name, shards, folders):
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("shards", [1, 2, 3])
 def test_training_reads_no_image_twice_and_all_but_the_remainder(name, shards, folders):
-    parts = [
-        read(name, "train", folders[name], 4, epochs=3, num_shards=shards, shard_id=index) for index in range(shards)
-    ]
+    parts = [read(name, "train", folders[name], 4, epochs=3, shard=Shard(shards, index)) for index in range(shards)]
     left_out = set()
     for epoch in range(3):
         assert len({len(part[epoch]) for part in parts}) == 1  # the same number of batches for every worker
@@ -106,17 +104,14 @@ def test_shards_of_any_size(count, shards):
 @pytest.mark.parametrize("name", ["digits", "cifar10"])
 def test_the_global_batch_does_not_depend_on_the_number_of_workers(name, folders):
     def labels(shards):
-        parts = [
-            read(name, "train", folders.get(name), 12 // shards, num_shards=shards, shard_id=i)[0]
-            for i in range(shards)
-        ]
+        parts = [read(name, "train", folders.get(name), 12 // shards, shard=Shard(shards, i))[0] for i in range(shards)]
         return [sorted(np.concatenate([batch[1] for batch in step]).tolist()) for step in zip(*parts)]
 
     assert labels(1) == labels(2) == labels(3)
 
 
 @pytest.mark.parametrize("name", WRITERS)
-@pytest.mark.parametrize("options", [{}, {"num_workers": 2, "num_shards": 2, "shard_id": 1}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"num_workers": 2, "shard": Shard(2, 1)}], ids=str)
 def test_skipping_to_a_step_replays_the_same_samples(name, options, folders):
     size = 6
     whole = list(chain(*read(name, "train", folders[name], size, epochs=3, **options)))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from src.pruning.low_rank import choose_rank, layer_term
+from src.pruning.low_rank import choose_rank, gram_eigh, gram_svd, layer_term
 
 SHAPES = [(8, 4, 3, 3), (32, 4, 1, 1), (6, 6), (1, 5, 3, 3), (12, 1, 1, 1), (5, 16, 3, 3)]
 
@@ -83,3 +83,13 @@ def test_one_row_is_all_tail_and_has_no_gradient(rng):
 )
 def test_choice_of_the_rank(energies, tail_energy, k):
     assert choose_rank(np.array(energies), tail_energy) == k
+
+
+@pytest.mark.parametrize("shape", [(6, 20), (20, 6), (7, 7), (1, 5)])
+def test_both_decompositions_give_the_same_energies_and_directions(shape, rng):
+    matrix = rng.standard_normal(shape)
+    energies, vectors = gram_svd(matrix)
+    expected, directions = gram_eigh(matrix)
+    assert np.allclose(energies, expected)  # of a matrix that is not normalised, too: they sum to 1
+    assert vectors.shape == directions.shape == (min(shape), min(shape))
+    assert np.allclose(np.abs(np.sum(vectors * directions, axis=0)), 1)  # up to the sign

@@ -82,7 +82,7 @@ def test_negative_zeros_and_nan_payloads_survive_the_way_through_files(tmp_path,
     assert read_checkpoint(tmp_path / "b.ckpt")[0]["special.weight"].tobytes() == SPECIAL.tobytes()
 
 
-@pytest.mark.parametrize("values", ["fp32", "fp16"])
+@pytest.mark.parametrize("values", ["fp32", "fp16", "int8"])
 def test_size_is_near_the_bound(pruned_resnet50, values):
     tensors, description = read_checkpoint(pruned_resnet50)
     size = len(pack(tensors, description, values))
@@ -105,6 +105,7 @@ def test_the_bound_is_that_of_the_binary_entropy():
     masks, total = size_bound({"w": weight, "b": np.ones(5, np.float32)})
     assert masks == pytest.approx(1000 * 0.468996 / 8, rel=1e-5)
     assert total == pytest.approx(masks + 100 * 4 + 5 * 4)
+    assert size_bound({"w": weight}, "int8")[1] == pytest.approx(masks + 100 + 10 * 4)
 
 
 def test_half_precision_rounds_weights_and_nothing_else(tmp_path, tensors):
@@ -116,6 +117,31 @@ def test_half_precision_rounds_weights_and_nothing_else(tmp_path, tensors):
         rounded = tensor.dtype == np.float32 and tensor.ndim > 1
         expected = tensor.astype(np.float16).astype(np.float32) if rounded else tensor
         assert unpacked[name].tobytes() == expected.tobytes(), name
+
+
+def test_eight_bits_are_steps_of_each_output_channel_and_touch_nothing_else(tmp_path, tensors):
+    finite = {name: tensor for name, tensor in tensors.items() if name != "special.weight"}
+    finite["sparse.weight"][3] *= 1000  # a channel of its own scale
+    path = tmp_path / "x.packed"
+    path.write_bytes(pack(finite, DESCRIPTION, "int8"))
+    unpacked, description = unpack(path)
+    assert description == DESCRIPTION
+    for name, tensor in finite.items():
+        if tensor.dtype != np.float32 or tensor.ndim < 2 or not tensor.size:
+            assert unpacked[name].tobytes() == tensor.tobytes(), name
+            continue
+        assert not unpacked[name][tensor == 0].any(), name
+        for channel, found in zip(tensor, unpacked[name]):
+            step = np.abs(channel).max() / 127
+            assert np.abs(found - channel).max() <= 0.5001 * step, name
+            whole = found / (step or 1)
+            assert np.allclose(whole, np.rint(whole), atol=1e-3), name
+            assert np.abs(found).max() == pytest.approx(np.abs(channel).max(), rel=1e-6)
+
+
+def test_eight_bits_refuse_what_they_cannot_hold():
+    with pytest.raises(InputError, match="values: a weight is not finite"):
+        pack({"w": np.full((1, 1), np.inf, np.float32)}, {}, "int8")
 
 
 def test_half_precision_refuses_what_it_cannot_hold():
@@ -199,8 +225,10 @@ HOSTILE = {
     "too few values": {"nonzeros": 3},
     "negative values": {"nonzeros": -1},
     "too many gaps": {"gaps": 5},
+    "zeros beyond the file": {"tensors": [["w", "float32", [1 << 12, 1 << 13]]]},
     "no gaps": {"gaps": 0},
     "other precision": {"values": "fp16"},
+    "eight bits": {"values": "int8"},
     "unknown precision": {"values": "fp8"},
     "precision is a list": {"values": ["fp32"]},
     "no description": {"description": None},
@@ -226,6 +254,11 @@ def test_hostile_headers_are_refused_in_little_memory(tmp_path, change):
         assert tracemalloc.get_traced_memory()[1] < 30e6
     finally:
         tracemalloc.stop()
+
+
+def test_devices_and_pipes_are_not_read():
+    with pytest.raises(InputError, match="/dev/zero: cannot read the packed file: a device or a pipe"):
+        unpack("/dev/zero")
 
 
 def test_a_section_cannot_expand_beyond_its_length(tmp_path):

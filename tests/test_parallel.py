@@ -15,14 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mindspore import Parameter, Tensor, nn
 
-from src.data import Batches, build_dataset, digits
+from src.data import digits
+from src.data.sharding import Shard
 from src.platform import parallel
 from src.platform.errors import InputError
 from src.rpg_cell import RPGWithLossCell, build_rank_term
 from src.training import amp
 from src.weights.checkpoint import read_checkpoint
 from tests import in_process
-from tests.streams import epochs_of
+from tests.streams import epochs_of, read
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {
@@ -118,7 +119,7 @@ def test_each_worker_decomposes_its_share_only(rng):
 
 
 def labels_of(split, epochs=1, skip=0, shards=1, shard=0, batch_size=64, seed=0):
-    source = Batches("digits", split, batch_size // shards, seed, num_shards=shards, shard_id=shard)
+    source = read("digits", split, batch_size // shards, Shard(shards, shard), seed=seed)
     return [labels for _, labels in chain(*epochs_of(source, epochs, skip))]
 
 
@@ -155,7 +156,7 @@ def test_workers_together_evaluate_each_image_once(shards):
 def test_augmentation_differs_between_workers():
     def shifted(shard):
         """Where the first rows of the images are empty, which depends on the random shift."""
-        data = build_dataset("digits", "train", 32, 0, num_shards=2, shard_id=shard)
+        data = read("digits", "train", 32, Shard(2, shard)).epoch()
         images = np.concatenate([images for images, _ in data.create_tuple_iterator(num_epochs=1, output_numpy=True)])
         return (images[:, 0, 0] == images.min()).all(axis=1)
 

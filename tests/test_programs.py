@@ -126,7 +126,7 @@ def test_an_exported_file_classifies_pictures(trained, tmp_path, file_format):
     config = tmp_path / f"{model.name}.converter.cfg"
     assert f"converter_lite --fmk={file_format} --modelFile={model}" in stdout
     assert f"--configFile={config}" in stdout
-    assert "ge.enableCompressWeight=true" in config.read_text()
+    assert "input_format=NCHW" in config.read_text()
     pictures = [tmp_path / "a.png", tmp_path / "b.png"]
     for picture, image in zip(pictures, digits.arrays("test")[0]):
         Image.fromarray(image[:, :, 0]).save(picture)

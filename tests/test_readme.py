@@ -194,7 +194,8 @@ def test_words_may_differ():
 
 def test_every_file_named_exists(text):
     folder = RunFolder("output")
-    written = {path.name for value in vars(folder).values() for path in (value if isinstance(value, list) else [value])}
+    paths = [path for value in vars(folder).values() for path in (value if isinstance(value, list) else [value])]
+    written = {path.name for path in paths if isinstance(path, Path)}
     known = {path.name for path in ROOT.rglob("*") if ".git" not in path.parts}
     missing = set()
     for word in itertools.chain.from_iterable(words.split() for words in words_of(text)):

@@ -8,7 +8,8 @@ from benchmark.random_data import noise, write_cifar10, write_cifar100, write_im
 from src.config.command_line import load_config
 from src.config.files import read_yaml
 from src.config.keys import resolve
-from src.data import DATASETS, build_dataset
+from src.data import DATASETS
+from src.data.batches import Batches, Batching, Source
 from src.export.deployed import describe_interface, prepare
 from src.export.mindir import export_mindir
 from src.export.report import TOLERANCE
@@ -121,8 +122,9 @@ def test_every_pair_of_network_and_data_trains_evaluates_and_exports(name, folde
     kept = round((1 - config.sparsity) * result["weights"])
     assert 0.9 * kept < result["nonzeros"] <= kept  # a weight that grew where no gradient flows is zero, and alive
     trained = load_trained(tmp_path / "run" / "last.ckpt")
-    data = build_dataset(dataset, "test", config.batch_size, 0, data_path=config.data_path, classes=trained.classes)
-    scores = Evaluator(trained.network, config.batch_size)(data)
+    source = Source(dataset, config.data_path, classes=trained.classes)
+    data = Batches(source, "test", Batching(config.batch_size))
+    scores = Evaluator(trained.network, config.batch_size)(data.epoch())
     assert scores.images == (3 if dataset == "imagenet" else 10)
     assert (scores.top1, scores.loss) == (result["last"]["top1"], pytest.approx(result["last"]["loss"], rel=1e-4))
     exported = export_mindir(prepare(trained, describe_interface(trained)), tmp_path / "net.mindir")

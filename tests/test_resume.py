@@ -10,7 +10,7 @@ from mindspore import Tensor, nn, ops
 from tiny_train import Tiny
 
 from src.config.keys import resolve
-from src.data import batches
+from src.data.batches import iterate
 from src.models import MODELS
 from src.platform.errors import InputError
 from src.pruning import low_rank
@@ -21,6 +21,7 @@ from src.weights.checkpoint import read_checkpoint
 # --- everything that changes is saved and restored
 
 CONSTANT = {"optimizer.momentum"}  # a Parameter of the optimiser's that the configuration sets
+BEST = {"epoch": 1, "top1": 1.0, "top5": 3.0, "loss": 2.0}
 SAVED, END = 7, 10  # steps; masks are updated at 4 and 8, in the middle of the epoch
 RECIPE = {
     "batch_size": 128,
@@ -73,7 +74,7 @@ def differing(one, other):
 
 def train(trainer, last):
     data = trainer.parts.data.train.epoch(0)
-    for number, batch in enumerate(batches(data.create_tuple_iterator(num_epochs=1)), start=1):
+    for number, batch in enumerate(iterate(data.create_tuple_iterator(num_epochs=1)), start=1):
         if trainer.step.step < number <= last:
             trainer.step(*batch)
 
@@ -94,7 +95,7 @@ def saved_run(tmp_path_factory):
         patch.setattr(low_rank, "decompose", lambda m: None if m.shape == (8, 9) else decompose(m))  # conv1 fails
         config = resolve({**RECIPE, "output_path": str(tmp_path_factory.mktemp("saved"))})
         trainer = Trainer(config)
-        trainer.progress.initial, trainer.progress.best = trainer._report(), {"top1": 1.0, "loss": 2.0}
+        trainer.progress.initial, trainer.progress.best = trainer._report(), BEST
         start = snapshot(trainer)
         ops.assign(trainer.parts.scale.scale_value, Tensor(3 * 2.0**20, ms.float32))  # some steps will overflow
         train(trainer, SAVED)

@@ -52,6 +52,15 @@ def test_drop_fraction_is_a_cosine(step, fraction):
     assert schedule(end=0.9).drop_fraction_at(step) == pytest.approx(fraction, abs=1e-12)
 
 
+def test_nothing_is_dropped_after_the_end():
+    assert [schedule().drop_fraction_at(step) for step in (901, 950, 1000)] == [0, 0, 0]
+
+
+def test_every_step_may_be_an_update():
+    plan = schedule(interval=1)
+    assert [step for step in range(1001) if plan.is_update(step)] == list(range(1, 902))
+
+
 def test_no_update_is_an_error():
     says = (
         r"step 900 of 1000, before .* step 901; lower update_interval to 900 or less, or train for 1002 steps or more$"
@@ -60,6 +69,8 @@ def test_no_update_is_an_error():
         schedule(interval=901)
     with pytest.raises(ValueError, match=r"ends at step 0 of 1, before the first update at step 7; train for 8 steps"):
         schedule(total=1, interval=7)  # no interval helps
+    with pytest.raises(ValueError, match="to 899 or less, or train for 1000 steps or more"):
+        schedule(total=999, interval=900)
 
 
 @given(total=st.integers(1, 5000), interval=st.integers(1, 5000), window=st.floats(0.001, 1))

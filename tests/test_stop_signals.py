@@ -13,7 +13,7 @@ from src.platform.stopping import StopSignals
 # Waits in one call after another, as a training loop does, and says how often a signal has reached it.
 PROGRAM = """
 import signal, sys, time
-from src.stopping import StopSignals
+from src.platform.stopping import StopSignals
 with StopSignals() as signals:
     print("ready", flush=True)
     while not signals.received:
@@ -45,3 +45,34 @@ def test_a_second_signal_ends_the_process_at_once(first, second):
     process.send_signal(second)
     assert process.wait(timeout=30) == -second
     assert time.monotonic() - start < 5
+
+
+# A program that imports for long, and one that has begun.
+STARTING = "import src.programs, time; print('ready', flush=True); time.sleep(60)"
+BEGUN = """
+import time
+import src.programs
+from src.platform.errors import run_program
+def main():
+    print("ready", flush=True)
+    time.sleep(60)
+run_program(main)
+"""
+
+
+@pytest.mark.parametrize("program", [STARTING, BEGUN], ids=["starting", "begun"])
+def test_a_ctrl_c_ends_a_program_with_one_line(program):
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30) == ("", "stopped by SIGINT\n")
+    assert process.returncode == 130
+
+
+def test_the_programs_are_imported_behind_that_line():
+    """What they import before is a matter of milliseconds."""
+    code = "import signal, src.programs as p, sys; print(signal.getsignal(2).__name__, 'mindspore' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "_end False\n", done.stderr

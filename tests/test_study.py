@@ -16,7 +16,7 @@ import compare_methods
 import make_characters
 import study_report
 
-from src.data import build_dataset
+from src.data.batches import Batches, Batching, Source
 
 STUDY = compare_methods.STUDY
 
@@ -45,7 +45,7 @@ def test_characters_are_balanced_and_differ_between_splits(characters):
 
 
 def test_characters_are_read_by_the_loader_of_cifar(characters):
-    data = build_dataset("characters", "train", 48, 0, 1, str(characters))
+    data = Batches(Source("characters", str(characters)), "train", Batching(48)).epoch()
     images, labels = next(data.create_tuple_iterator(output_numpy=True))
     assert images.shape == (48, 3, 16, 16)
     assert images.dtype == np.float32
@@ -60,7 +60,7 @@ def test_the_same_character_is_drawn_in_different_ways():
 
 def test_every_run_is_another_one():
     runs = [run for data in compare_methods.CONFIGS for run in compare_methods.main_part(data)]
-    assert len({run.key for run in runs}) == len(runs) == (1 + 6 * 3) * (5 + 3)
+    assert len({run.key for run in runs}) == len(runs) == (1 + 7 * 3) * (5 + 3)
     assert {run.settings.get("sparsity") for run in runs} == {None, 0.95, 0.98, 0.99}
 
 

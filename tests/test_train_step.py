@@ -6,6 +6,7 @@ import pytest
 from mindspore import nn, ops
 from mindspore.common.api import ms_compile_cache
 
+from src.pruning.allocation import Allocation
 from src.pruning.pruner import Pruner, convolution_weights, prunable_weights
 from src.pruning.schedule import PruningSchedule
 from src.rpg_cell import RPGWithLossCell, build_rank_term
@@ -39,9 +40,9 @@ class Run:
         self.network = Net().set_train()
         self.rates = learning_rates(0.1, STEPS, 4)
         self.optimizer = build_optimizer(self.network, self.rates, 0.9, nesterov, 1e-2)
-        initial = pruner.pop("initial", 1.0)
+        initial, allocation = pruner.pop("initial", 1.0), Allocation(pruner.pop("distribution", "global"))
         self.schedule = PruningSchedule(STEPS, INTERVAL, density, drop, 0.8, 0.85, initial)
-        self.pruner = Pruner(prunable_weights(self.network), self.schedule, **pruner)
+        self.pruner = Pruner(prunable_weights(self.network), self.schedule, allocation, **pruner)
         task = TaskLoss(self.network, nn.CrossEntropyLoss())
         objective = None
         if rank_weight:

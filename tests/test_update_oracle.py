@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 
+from src.pruning.allocation import Allocation
 from src.pruning.pruner import Pruner
 from src.pruning.schedule import PruningSchedule
 
@@ -127,7 +128,7 @@ def test_every_update_of_a_run_is_the_oracles(distribution, density, least, seed
 
     weights, momentum = parameters(draw(), "weight"), parameters(draw(), "momentum")
     schedule = PruningSchedule(TOTAL, INTERVAL, density, ALPHA, WINDOW, END)
-    pruner = Pruner(weights, schedule, distribution, min_layer_density=least)
+    pruner = Pruner(weights, schedule, Allocation(distribution, least))
     oracle = Oracle(shapes, density, distribution, least)
     updates = 0
     for step in range(1, TOTAL + 1):
@@ -160,7 +161,7 @@ def test_every_update_of_a_run_is_the_oracles(distribution, density, least, seed
 def test_after_the_window_each_layer_keeps_the_number_it_has(distribution, rng):
     """Also where that is not what the distribution would give it: the budgets are not computed again."""
     weights = parameters([rng.standard_normal(shape).astype(np.float32) for shape in SHAPES], "weight")
-    pruner = Pruner(weights, PruningSchedule(TOTAL, INTERVAL, 0.3, ALPHA, WINDOW, END), distribution)
+    pruner = Pruner(weights, PruningSchedule(TOTAL, INTERVAL, 0.3, ALPHA, WINDOW, END), Allocation(distribution))
     pruner.load_masks([rng.random(shape) < share for shape, share in zip(SHAPES, (0.9, 0.2, 0.5, 0.4, 0.6))])
     counts = [np.count_nonzero(mask) for mask in pruner.masks]
     before = [mask.copy() for mask in pruner.masks]

@@ -8,14 +8,16 @@ import pytest
 from PIL import Image
 
 from benchmark.random_data import write_cifar10, write_imagenet
-from src.data import DATASETS, Batches, digits
+from src.data import DATASETS, digits
 from src.data.samples import held_out
+from src.data.sharding import Shard
 from src.platform.errors import InputError
 from src.run.final_scores import final_scores
 from src.run.saving import Progress
 from src.run.trainer import Trainer
 from src.training.evaluation import Scores
 from src.weights.checkpoint import load_weights, read_checkpoint
+from tests import streams
 from tests.streams import epochs_of
 
 CLASSES = {"cifar10": 10, "imagenet": 5, "characters": 36}
@@ -54,10 +56,10 @@ def indices(name, images):
     return np.round((images[:, 0, middle, middle] * DATASETS[name].STD[0] + DATASETS[name].MEAN[0]) * 255).astype(int)
 
 
-def read(name, split, folders, batch_size=5, epochs=1, seed=1, **options):
+def read(name, split, folders, batch_size=5, epochs=1, **options):
     """(index, label) of every image in some epochs, as they come."""
-    options = {"val_fraction": 0.25, "data_path": str(folders[name]), **options}
-    batches = chain(*epochs_of(Batches(name, split, batch_size, seed, **options), epochs))
+    options = {"val_fraction": 0.25, "data_path": str(folders[name]), "seed": 1, **options}
+    batches = chain(*epochs_of(streams.read(name, split, batch_size, **options), epochs))
     return [pair for images, labels in batches for pair in zip(indices(name, images).tolist(), labels.tolist())]
 
 
@@ -77,7 +79,7 @@ def test_the_split_is_that_of_the_seed_whatever_workers_and_threads(name, folder
     assert set(held) != set(read(name, "val", folders, seed=2))
     for split, batch_size in (("val", 2), ("train", 1)):
         parts = [
-            read(name, split, folders, batch_size, num_shards=3, shard_id=index, num_workers=1 + index % 2)
+            read(name, split, folders, batch_size, shard=Shard(3, index), num_workers=1 + index % 2)
             for index in range(3)
         ]
         together = list(chain(*parts))
@@ -88,7 +90,7 @@ def test_the_split_is_that_of_the_seed_whatever_workers_and_threads(name, folder
 def test_held_out_images_are_read_as_they_are_and_in_order():
     images, labels = digits.arrays("train")
     mask = held_out(labels, 0.1, 7)
-    batches = epochs_of(Batches("digits", "val", 50, 7, val_fraction=0.1))[0]
+    batches = epochs_of(streams.read("digits", "val", 50, seed=7, val_fraction=0.1))[0]
     expected = (images[mask].transpose(0, 3, 1, 2) / 255 - digits.MEAN[0]) / digits.STD[0]
     assert np.allclose(np.concatenate([batch[0] for batch in batches]), expected, atol=1e-5)
     assert np.array_equal(np.concatenate([batch[1] for batch in batches]), labels[mask])
@@ -97,19 +99,20 @@ def test_held_out_images_are_read_as_they_are_and_in_order():
 
 
 def test_skipping_to_a_step_and_mixup_leave_the_held_out_images_out(folders):
-    data = Batches("cifar10", "train", 6, 1, data_path=str(folders["cifar10"]), val_fraction=0.25, mixup=0.4)
+    held = {"data_path": str(folders["cifar10"]), "val_fraction": 0.25, "seed": 1}
+    data = streams.read("cifar10", "train", 6, **held, mixup=0.4)
     assert data.steps == 5
     whole, resumed = epochs_of(data, 2), epochs_of(data, 2, skip=7)
     for one, other in zip(whole[1][2:], resumed[0]):
         assert all(np.array_equal(a, b) for a, b in zip(one, other))
     assert whole[0][0][1].shape == (6, 10)
-    plain = Batches("cifar10", "val", 6, 1, data_path=str(folders["cifar10"]), val_fraction=0.25)
+    plain = streams.read("cifar10", "val", 6, **held)
     assert epochs_of(plain)[0][0][1].dtype == np.int32
 
 
 def test_test_images_are_all_there(folders):
     options = {"val_fraction": 0.25}
-    assert sum(len(batch[1]) for batch in epochs_of(Batches("digits", "test", 100, 0, **options))[0]) == 360
+    assert sum(len(batch[1]) for batch in epochs_of(streams.read("digits", "test", 100, **options))[0]) == 360
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def write_program(path, text):
 def tree(tmp_path, monkeypatch):
     """A copy of the lists and the two scripts, with the stand-ins beside it."""
     folder = tmp_path / "tree"
-    for name in (*LISTS, "scripts/setup.sh", "tests/check_versions.sh"):
+    for name in (*LISTS, "scripts/setup.sh", "scripts/common.sh", "tests/check_versions.sh"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     write_program(tmp_path / "python", PYTHON)

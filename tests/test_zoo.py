@@ -90,6 +90,11 @@ def test_exported_it_gives_the_same_outputs(pruned, tmp_path, fold_bn, file_form
     assert np.abs(outputs - expected).max() < 1e-4 * np.abs(expected).max()
 
 
+def test_the_sparse_runtime_gives_the_same_outputs(pruned, tmp_path):
+    exported = formats.export_graph(pruned, "SPARSE", tmp_path / "net.sparse", describe_interface(load_trained(pruned)))
+    assert 0.9 * exported.weights <= exported.zeros  # written only after a comparison of the outputs
+
+
 def test_packed_it_is_the_same(pruned, tmp_path):
     exported = formats.export_packed(pruned, tmp_path / "net.packed")
     assert exported.deviation == 0

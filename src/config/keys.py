@@ -12,6 +12,7 @@ from ..data import DATASETS
 from ..models import MODELS
 from ..models.zoo import PREFIX, parse_arguments
 from ..platform.errors import InputError
+from ..platform.schema import shown
 from ..pruning.settings import PruningSettings, apply_method, complete
 
 OF_A_FOLDER = ("image_size", "crop", "grey", "statistics", "skip_unreadable")  # what published data sets have fixed
@@ -37,20 +38,22 @@ class Training(BaseModel):
     image_size: int = Field(
         0, ge=0, le=4096, description="dataset folder: height and width that pictures are scaled to; 0: 224"
     )
-    crop: float = Field(0, ge=0, le=1, description="dataset folder: share of a test picture's shorter side; 0: 224/256")
+    crop: float = Field(
+        224 / 256, ge=0.1, le=1, description="dataset folder: share of a test picture's shorter side that is seen"
+    )
     grey: bool = Field(False, description="dataset folder: one channel instead of red, green and blue")
     statistics: Literal["data", "imagenet"] = Field(
         "data", description="dataset folder: whose mean and deviation to normalise by"
     )
     skip_unreadable: bool = Field(False, description="dataset folder: leave out the files that cannot be read")
-    batch_size: int = Field(64, ge=1, description="training images per step")
+    batch_size: int = Field(64, ge=1, le=2**20, description="training images per step")
 
     pretrained: PathName = Field(
         "", description="weights to start from: a checkpoint of MindSpore or PyTorch, or safetensors"
     )
 
     epoch_size: int = Field(40, ge=1, le=10**6, description="epochs to train")
-    lr: float = Field(0.1, gt=0, description="peak learning rate; falls by a cosine after the warm-up, per step")
+    lr: float = Field(0.1, gt=0, description="peak learning rate; falls by a cosine, per step, once it is reached")
     warmup_epochs: float = Field(2, ge=0, description="epochs of linear warm-up")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum")
     nesterov: bool = Field(False, description="Nesterov momentum")
@@ -84,7 +87,7 @@ class Config(Recipe):
     device_target: Literal["auto", "CPU", "GPU", "Ascend"] = Field("auto", description="device")
     num_workers: int = Field(2, ge=1, description="threads of the data pipeline, at most one per core")
     eval_batch_size: int = Field(
-        0, ge=0, description="images that a device evaluates at a time; 0: as many as it trains at a time"
+        0, ge=0, le=2**20, description="images that a device evaluates at a time; 0: as many as it trains at a time"
     )
     resume_ckpt: PathName = Field("", description="resume.ckpt to continue from, or auto for the one in output_path")
     force: bool = Field(False, description="resume with another recipe, where the difference is harmless")
@@ -138,12 +141,13 @@ def resolve(values, given=None, where="configuration"):
 def _check_names(values, where):
     for key in values:
         if key not in Config.model_fields:
-            raise InputError(f"{where(key)}: unknown key {key!r}{nearest(str(key))}")
+            raise InputError(f"{where(key)}: unknown key {shown(key)}{nearest(key)}")
 
 
 def nearest(name, prefix=""):
     """The end of a message about an unknown key: the one that was perhaps meant, with a prefix."""
-    close = difflib.get_close_matches(name, [*Config.model_fields, "config_path"], n=1)
+    # Comparing takes time that grows with the square of a name's length.
+    close = difflib.get_close_matches(str(name)[:100], [*Config.model_fields, "config_path"], n=1)
     return f"; did you mean {prefix}{close[0]}?" if close else "; see config/ for the keys there are"
 
 
@@ -151,4 +155,4 @@ def _first_problem(error, given, where):
     problem = error.errors()[0]
     key = str(problem["loc"][0])
     source = "command line" if key in given else where
-    return f"{source}: {key}: {problem['msg']}, not {problem['input']!r}"
+    return f"{source}: {key}: {problem['msg']}, not {shown(problem['input'])}"

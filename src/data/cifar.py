@@ -6,6 +6,7 @@ import numpy as np
 from mindspore.dataset import NumpySlicesDataset, vision
 
 from ..platform.errors import InputError
+from ..platform.files import GIB, read_regular
 from .samples import Samples
 
 IMAGE_SHAPE = (3, 32, 32)
@@ -26,10 +27,7 @@ def read_binary(data_path, folder, files, label_bytes, num_classes, shape=IMAGE_
     records = []
     for file in files:
         path = root / file
-        try:
-            content = np.fromfile(path, np.uint8)
-        except OSError as error:
-            raise InputError(f"data_path: cannot read {path}: {error.strerror}") from None
+        content = np.frombuffer(read_regular(path, f"data_path: cannot read {path}", GIB), np.uint8)
         if content.size == 0 or content.size % record:
             raise InputError(
                 f"data_path: {path} has {content.size} bytes, not a whole number of {record}-byte "

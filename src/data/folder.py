@@ -20,7 +20,6 @@ from .samples import Samples, held_out
 
 FOLDERS = imagenet.FOLDERS
 SIZE = 224
-CROP = imagenet.CROP
 MOST_NAMES = 20  # of unreadable files in one message
 _AT_A_TIME = 1024  # images waiting for a thread
 
@@ -28,9 +27,9 @@ _AT_A_TIME = 1024  # images waiting for a thread
 def describe(settings):
     """The DataInfo of the folder `settings.data_path`; each of its images is read once, and all have to be readable.
 
-    settings: with image_size (0: 224), crop (0: 224/256), grey, statistics (`data`: mean and deviation of the images
-    that are trained on, as evaluation would see them; `imagenet`), val_fraction, seed, num_workers and
-    skip_unreadable, with which files that cannot be read become `skipped`. Raises InputError.
+    settings: with image_size (0: 224), crop, grey, statistics (`data`: mean and deviation of the images that are
+    trained on, as evaluation would see them; `imagenet`), val_fraction, seed, num_workers and skip_unreadable, with
+    which files that cannot be read become `skipped`. Raises InputError.
     """
     path = settings.data_path
     root = _root(path, "train")
@@ -45,7 +44,7 @@ def describe(settings):
     if settings.grey and settings.statistics == "imagenet":
         raise InputError("statistics: imagenet's are of three colours; leave out grey, or take those of the data")
     size = settings.image_size or SIZE
-    shape, crop = (1 if settings.grey else 3, size, size), settings.crop or CROP
+    shape, crop = (1 if settings.grey else 3, size, size), settings.crop
     info = DataInfo(len(classes), shape, (0.0,) * shape[0], (1.0,) * shape[0], crop, classes)
 
     train = load("train", path, info)

@@ -6,11 +6,17 @@ picture merges into one (antialiasing), as it did for the published weights of t
 """
 
 import math
+import warnings
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..platform.errors import InputError
+from ..platform.files import MIB, reading
+
+_LARGEST_FILE = 256 * MIB
+_LONGEST_SIDE = 100  # times the other
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # what it warns of is refused here
 
 MODES = {1: "L", 3: "RGB"}  # Pillow's name by number of channels
 
@@ -25,19 +31,29 @@ def read_part(path, channels, size, part, key, mirror=False):
     Raises InputError if the file cannot be read or is no image.
     """
     height, width = size
-    try:
-        with Image.open(path) as file:
-            box = part(file.width, file.height)
-            image = file if file.mode == MODES[channels] else file.convert(MODES[channels])
-            image = image.resize((width, height), Image.Resampling.BILINEAR, box)
-    except Exception as error:  # Pillow's decoders raise almost anything on damaged files
-        reason = (
-            "not an image" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None) or error
-        )
-        raise InputError(f"{key}: cannot read {path}: {reason}") from None
+    with reading(path, f"{key}: cannot read {path}", _LARGEST_FILE) as (opened, _):
+        try:
+            with Image.open(opened) as file:
+                _check_size(file.width, file.height)
+                box = part(file.width, file.height)
+                image = file if file.mode == MODES[channels] else file.convert(MODES[channels])
+                image = image.resize((width, height), Image.Resampling.BILINEAR, box)
+        except UnidentifiedImageError:
+            raise InputError(f"{key}: cannot read {path}: not an image") from None
+        except Exception as error:  # Pillow's decoders raise almost anything on damaged files
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{key}: cannot read {path}: {reason}") from None
     if mirror:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(image).reshape(height, width, channels)
+
+
+def _check_size(width, height):
+    """Raise ValueError for a picture that would take too much memory, before it is decoded."""
+    if width * height > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(f"{width} x {height} pixels, more than the {Image.MAX_IMAGE_PIXELS:,} of Pillow's limit")
+    if max(width, height) > _LONGEST_SIDE * min(width, height):
+        raise ValueError(f"{width} x {height} pixels, of which no network sees more than a sliver")
 
 
 def central_part(size, crop):

@@ -32,3 +32,6 @@ class Shard(NamedTuple):
         sampler = DistributedSampler(self.count, self.index, shuffle=split == "train", num_samples=own)
         sampler.seed -= 1  # it shuffles with its seed + 1; the order is then that of MindSpore's RandomSampler
         return sampler
+
+
+WHOLE = Shard()

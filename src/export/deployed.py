@@ -1,15 +1,48 @@
 """The network as it is deployed: what it takes, what it gives, and how it says so in the file."""
 
 import json
-from typing import NamedTuple, Optional
+import math
+from typing import Annotated, Literal, NamedTuple, Optional
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
+from pydantic import BaseModel, Field, StrictBool, model_validator
 
+from ..platform.errors import InputError
+from ..platform.files import MIB
 from ..pruning.pruner import prunable_layers
 from .fold import fold_batch_norms
 from .report import ROUNDING_TOLERANCE, TOLERANCE, check_outputs
+
+_LARGEST_METADATA = 4 * MIB
+_LARGEST_BATCH = 2**27  # numbers
+_Side = Annotated[int, Field(ge=1, le=2**12)]  # pixels
+_Level = Annotated[float, Field(ge=0, le=255, allow_inf_nan=False)]  # grey value
+_Deviation = Annotated[float, Field(gt=1e-3, le=255, allow_inf_nan=False)]
+
+
+class _Interface(BaseModel):
+    """What the metadata of a file may say; see Interface."""
+
+    image_shape: tuple[Literal[1, 3], _Side, _Side]
+    batch_size: Optional[Annotated[int, Field(ge=1, le=2**16)]]
+    mean: tuple[_Level, ...]
+    std: tuple[_Deviation, ...]
+    normalized: StrictBool
+    softmax: StrictBool
+    crop: float = Field(ge=0.1, le=1)
+    classes: tuple[str, ...] = Field(min_length=1, max_length=2**20)
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if not len(self.mean) == len(self.std) == self.image_shape[0]:
+            raise ValueError("mean and std are not of as many colours as the images")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("two classes have one name")
+        if math.prod((self.batch_size or 1, *self.image_shape)) > _LARGEST_BATCH:
+            raise ValueError("a batch is too large")
+        return self
 
 
 class Interface(NamedTuple):
@@ -35,9 +68,14 @@ class Interface(NamedTuple):
 
     @classmethod
     def from_metadata(cls, metadata):
-        """The inverse; raises KeyError or ValueError on metadata that `to_metadata` did not make."""
-        values = {key: json.loads(metadata[f"rpg.{key}"]) for key in cls._fields}
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        """The inverse. Raises KeyError or ValueError on metadata that `to_metadata` did not make."""
+        if sum(len(metadata[f"rpg.{key}"]) for key in cls._fields) > _LARGEST_METADATA:
+            raise ValueError("the metadata is too long")
+        try:
+            values = {key: json.loads(metadata[f"rpg.{key}"]) for key in cls._fields}
+        except RecursionError:
+            raise ValueError("the metadata is nested too deeply") from None
+        return cls(**_Interface.model_validate(values).model_dump())
 
     def random_images(self, count=2, seed=0):
         """Images such as the network takes, float32 (n, channels, height, width); n is `count` if the batch is free."""
@@ -110,14 +148,22 @@ class Deployment(NamedTuple):
     tolerance: float
 
 
+def finite_outputs(network, images):
+    """What a network makes of images (n, channels, height, width). Raises InputError if it is not finite."""
+    outputs = network(Tensor(images)).asnumpy()
+    if not np.isfinite(outputs).all():
+        raise InputError("ckpt: the network's outputs are not finite; use another copy, or train it again")
+    return outputs
+
+
 def prepare(trained, interface, fold_bn=False):
     """The Deployment of a trained network, which it takes over: with `fold_bn` the network itself is changed.
 
-    Raises RuntimeError if folding changes the outputs or loses zeros.
+    Raises InputError for a network of no use, RuntimeError if folding changes the outputs or loses zeros.
     """
     network = DeployedNetwork(trained.network, interface)
     images = interface.random_images()
-    outputs = network(Tensor(images)).asnumpy()
+    outputs = finite_outputs(network, images)
     if fold_bn:
         before = trained.weights()
         fold_batch_norms(trained.network, Tensor(interface._replace(normalized=False).random_images()))

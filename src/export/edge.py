@@ -8,15 +8,16 @@ _BATCHES = (1, 2, 4, 8)  # the batch sizes an Ascend model is compiled for where
 
 
 def write_converter_config(path, interface):
-    """Write converter_lite's configuration: weight compression on, and the batch sizes if the batch is free.
+    """Write converter_lite's configuration: the layout of the input, and the batch sizes if the batch is free.
 
-    Keys: MindSpore Lite's documentation, "Ascend Conversion Tool Description", tables 1 and 2. Raises InputError.
+    No key for weight compression or sparsity is in it: these act on int8 convolutions only (docs/edge.md).
+    Keys: MindSpore Lite's documentation, "Ascend Conversion Tool Description", table 1. Raises InputError.
     """
-    lines = ["[acl_init_options]", "ge.enableCompressWeight=true"]
+    lines = ["[ascend_context]", "input_format=NCHW"]
     if interface.batch_size is None:
         shape = ",".join(map(str, (-1, *interface.image_shape)))
         batches = ",".join(f"[{batch}]" for batch in _BATCHES)
-        lines += ["", "[ascend_context]", f"input_shape=images:[{shape}]", f"dynamic_dims={batches}"]
+        lines += [f"input_shape=images:[{shape}]", f"dynamic_dims={batches}"]
     with writing(path, "converter_config"):
         replace_file(path, [("\n".join(lines) + "\n").encode("utf-8")])
 
@@ -32,4 +33,14 @@ def converter_command(model, config, file_format):
         "--optimize=ascend_oriented",
         f"--configFile={config}",
     ]
+    return shlex.join(words)
+
+
+def atc_command(model, interface):
+    """The command of CANN's own converter for an ONNX file; CHIP stands for the name that `npu-smi info` gives."""
+    shape = ",".join(map(str, (interface.batch_size or -1, *interface.image_shape)))
+    words = ["atc", "--framework=5", f"--model={model}", f"--output={model.with_suffix('')}", "--soc_version=CHIP"]
+    words.append(f"--input_shape=images:{shape}")
+    if interface.batch_size is None:
+        words.append(f"--dynamic_batch_size={','.join(map(str, _BATCHES))}")
     return shlex.join(words)

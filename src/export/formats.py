@@ -1,9 +1,7 @@
 """From a checkpoint to a file of one of the formats, checked, and back."""
 
-import tempfile
 from pathlib import Path
 
-import numpy as np
 from mindspore import Tensor
 
 from ..platform.errors import InputError
@@ -12,21 +10,23 @@ from ..pruning.allocation import total_budget
 from ..pruning.pruner import prunable_weights
 from ..weights.checkpoint import count_nonzeros, read_checkpoint, write_checkpoint
 from ..weights.trained import check_nonzeros, load_trained
-from .deployed import describe_interface, prepare
-from .files import new_file
+from .deployed import describe_interface, finite_outputs, prepare
+from .files import new_file, scratch_folder
 from .mindir import export_air, export_mindir
 from .packed import pack, unpack
 from .report import Exported, check_dense, count_zeros, largest_deviation
 
-SUFFIXES = {"MINDIR": ".mindir", "ONNX": ".onnx", "AIR": ".air", "PACKED": ".packed"}
+SUFFIXES = {"MINDIR": ".mindir", "ONNX": ".onnx", "AIR": ".air", "PACKED": ".packed", "SPARSE": ".sparse"}
 
 
 def output_path(source, name, suffix, overwrite=False, values="fp32"):
     """Where to write: `name` with `suffix` if it has not got it, or `source` with `suffix`.
 
-    values: of a PACKED file; any but fp32 are in its default name, since they make it another file.
+    values: of the weights; any but fp32 are in its default name, since they make it another file.
     Raises InputError, also if the file exists, unless `overwrite`.
     """
+    if not Path(source).name:
+        raise InputError(f"command line: {source!r} is not the name of a file")
     path = Path(name) if name else Path(source).with_suffix(suffix if values == "fp32" else f".{values}{suffix}")
     if path.suffix != suffix:
         path = path.with_name(path.name + suffix)
@@ -61,15 +61,44 @@ def unmet_target(trained):
 
 
 def export_graph(ckpt, file_format, path, interface, fold_bn=False):
-    """Write a MINDIR, ONNX or AIR file of a checkpoint; returns an Exported. Raises InputError or RuntimeError."""
-    if file_format == "ONNX":
+    """Write a MINDIR, ONNX, AIR or SPARSE file of a checkpoint; returns an Exported.
+
+    Raises InputError or RuntimeError.
+    """
+    if file_format in ("ONNX", "SPARSE"):
         try:
-            from .onnx import export_onnx as export
+            if file_format == "ONNX":
+                from .onnx import export_onnx as export
+            else:
+                from .sparse import export_sparse as export
         except ImportError as error:
-            raise InputError(f"file_format: ONNX needs {error.name}; run: pip install onnx onnxruntime") from None
+            raise InputError(
+                f"file_format: {file_format} needs {error.name}; run: pip install onnx onnxruntime"
+            ) from None
     else:
         export = {"MINDIR": export_mindir, "AIR": export_air}[file_format]
     return export(prepare(load_for_export(ckpt), interface, fold_bn), path)
+
+
+def export_int8(ckpt, path, interface, images, evaluate=False):
+    """Write an ONNX file of a checkpoint in 8 bits, BatchNorm folded; returns an Exported and an Accuracy or None.
+
+    images: how many training images the ranges of activations are taken from; evaluate: compare its accuracy with that
+    of the float32 file. Raises InputError or RuntimeError.
+    """
+    try:
+        from . import int8
+        from .onnx import export_onnx
+    except ImportError as error:
+        raise InputError(f"quantize: int8 needs {error.name}; run: pip install onnx onnxruntime") from None
+    trained = load_for_export(ckpt)
+    calibration = int8.calibration_images(trained, interface, images)
+    deployment = prepare(trained, interface, fold_bn=True)
+    with scratch_folder(path) as folder:
+        float_file = folder / "float32.onnx"
+        export_onnx(deployment, float_file)
+        exported = int8.export_int8(deployment, float_file, path, calibration)
+        return exported, int8.compare_accuracy(trained, float_file, path) if evaluate else None
 
 
 def export_packed(ckpt, path, values="fp32"):
@@ -79,12 +108,14 @@ def export_packed(ckpt, path, values="fp32"):
     """
     trained = load_for_export(ckpt)
     tensors, description = read_checkpoint(ckpt)
-    if values == "fp16":  # which rounds what is tiny to zero
-        rounded = {name: weight.astype(np.float16) for name, weight in trained.weights().items()}
-        description = {**description, "nonzeros": count_nonzeros(rounded)}
-    images = Tensor(describe_interface(trained, batch_size=2).random_images())
-    expected = trained.network(images).asnumpy()
-    with new_file(path) as written, tempfile.TemporaryDirectory() as folder:
+    images = describe_interface(trained, batch_size=2).random_images()
+    expected = finite_outputs(trained.network, images)
+    with new_file(path) as written:
+        if values != "fp32":  # which rounds what is tiny to zero
+            written.write_bytes(pack(tensors, description, values))
+            rounded, _ = unpack(written)
+            nonzeros = count_nonzeros({name: rounded[name] for name in trained.weights()})
+            description = {**description, "nonzeros": nonzeros}
         written.write_bytes(pack(tensors, description, values))
         unpacked, unpacked_description = unpack(written)
         if values == "fp32":
@@ -92,9 +123,9 @@ def export_packed(ckpt, path, values="fp32"):
             if not (same and all(unpacked[name].tobytes() == tensor.tobytes() for name, tensor in tensors.items())):
                 raise RuntimeError(f"{path}: unpacks to something else; the file is not usable")
         check_dense(path, unpacked, trained.dense_parameters())
-        restored = Path(folder) / "restored.ckpt"
+        restored = written.with_name("restored.ckpt")
         write_checkpoint(restored, unpacked, unpacked_description)
-        deviation = largest_deviation(expected, load_trained(restored).network(images).asnumpy())
+        deviation = largest_deviation(expected, load_trained(restored).network(Tensor(images)).asnumpy())
         names = [weight.name for weight in prunable_weights(trained.network)]
         zeros, count = count_zeros(path, unpacked, {name: unpacked[name] for name in names})
         size = written.stat().st_size

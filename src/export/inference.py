@@ -1,32 +1,31 @@
-"""Classes of image files by an exported MINDIR or ONNX file, with what the file says about its input and output."""
+"""Classes of image files by an exported MINDIR, ONNX or SPARSE file, with what it says about its input and output."""
 
 from pathlib import Path
 
-import mindspore as ms
 import numpy as np
 from google.protobuf.message import DecodeError
-from mindspore import Tensor, nn
+from mindspore import Tensor
 
 from ..data.images import central_part, read_part
 from ..platform.errors import InputError
+from ..platform.files import GIB, reading
 from .deployed import Interface
-from .mindir import read_metadata
+from .mindir import load_graph, read_metadata
 
 
 class Classifier:
     """An exported file, opened: `interface` and a call from images to probabilities.
 
-    Raises InputError if the file cannot be read, is no MINDIR or ONNX, or was not written by export.py.
+    Raises InputError if the file cannot be read, is none of these formats, or was not written by export.py.
     """
 
     def __init__(self, path):
-        path = Path(path)
-        if not path.is_file():
-            raise InputError(f"model: cannot read {path}: no such file")
-        opener = {".mindir": _open_mindir, ".onnx": _open_onnx}.get(path.suffix)
+        self.path = path = Path(path)
+        opener = {".mindir": _open_mindir, ".onnx": _open_onnx, ".sparse": _open_sparse}.get(path.suffix)
         if opener is None:
-            raise InputError(f"model: {path} ends neither in .mindir nor in .onnx; export one with export.py")
-        metadata, self.run = opener(path)
+            raise InputError(f"model: {path} ends in none of .mindir, .onnx and .sparse; export one with export.py")
+        with reading(path, f"model: cannot read {path}", 2 * GIB):
+            metadata, self.run = opener(path)
         try:
             self.interface = Interface.from_metadata(metadata)
         except (KeyError, ValueError):
@@ -43,6 +42,8 @@ class Classifier:
             padding = [(0, step - len(batch))] + [(0, 0)] * 3
             outputs.append(self.run(np.pad(batch, padding))[: len(batch)])
         outputs = np.concatenate(outputs)
+        if outputs.shape != (len(images), len(self.interface.classes)) or not np.isfinite(outputs).all():
+            raise InputError(f"model: {self.path}: its outputs are not a finite number for each class; export it anew")
         return outputs if self.interface.softmax else softmax(outputs)
 
 
@@ -100,7 +101,7 @@ def _statistics(interface):
 def _open_mindir(path):
     try:
         metadata = read_metadata(path)
-        cell = nn.GraphCell(ms.load(str(path)))
+        cell = load_graph(path)
     except (DecodeError, OSError, RuntimeError, ValueError):
         raise InputError(f"model: {path} is not a MINDIR file, or a damaged one") from None
     return metadata, lambda images: cell(Tensor(images)).asnumpy()
@@ -126,3 +127,11 @@ def _open_onnx(path):
         raise InputError(f"model: {path} is not an ONNX file, or a damaged one") from None
     name = session.get_inputs()[0].name
     return session.get_modelmeta().custom_metadata_map, lambda images: session.run(None, {name: images})[0]
+
+
+def _open_sparse(path):
+    from .export.sparse_file import from_bytes, interface_metadata
+    from .export.sparse_runtime import SparseModel
+
+    model = SparseModel(path)  # which checks the file
+    return interface_metadata(from_bytes(path.read_bytes()).interface), model

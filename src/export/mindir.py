@@ -1,12 +1,16 @@
 """MINDIR and AIR: MindSpore's own formats."""
 
+import shutil
+import tempfile
+from pathlib import Path
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 
 from ..platform.errors import InputError
-from .files import new_file
+from .files import is_utf8, new_file
 from .report import Exported, check_dense, check_outputs, count_zeros
 
 
@@ -17,8 +21,7 @@ def export_mindir(deployment, path):
     """
 
     def add_metadata(model):
-        for key, value in deployment.interface.to_metadata().items():
-            model.user_info[key] = value
+        put_metadata(model.user_info, deployment.interface.to_metadata())
 
     with new_file(path) as written:
         ms.export(
@@ -29,7 +32,7 @@ def export_mindir(deployment, path):
             custom_func=add_metadata,
         )
         written.with_suffix(".mindir").replace(written)
-        reloaded = nn.GraphCell(ms.load(str(written)))
+        reloaded = load_graph(written)
         outputs = reloaded(Tensor(deployment.images)).asnumpy()
         deviation = check_outputs(path, deployment.outputs, outputs, deployment.tolerance)
         stored = _stored(written)
@@ -39,9 +42,36 @@ def export_mindir(deployment, path):
     return Exported(path, size, deviation, zeros, count)
 
 
+def load_graph(path):
+    """The Cell of a MINDIR file. Raises OSError, or what MindSpore raises for a file that it does not take."""
+    if not is_utf8(path):  # MindSpore takes no such name; a copy has another
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "copy.mindir"
+            shutil.copyfile(path, copy)
+            return nn.GraphCell(ms.load(str(copy)))
+    return nn.GraphCell(ms.load(str(path)))
+
+
 def read_metadata(path):
     """The metadata of a MINDIR file, text by key."""
-    return dict(_model(path).user_info)
+    return get_metadata(_model(path).user_info)
+
+
+def put_metadata(field, metadata):
+    """Put texts by key into a metadata field of a protobuf message: a map, or a list of entries.
+
+    MindSpore before 2.10 declares its map such that protobuf after 4.21 takes it for a list; files have the same bytes.
+    """
+    for key, value in metadata.items():
+        if hasattr(field, "add"):
+            field.add(key=key, value=value)
+        else:
+            field[key] = value
+
+
+def get_metadata(field):
+    """The texts by key of such a field."""
+    return {entry.key: entry.value for entry in field} if hasattr(field, "add") else dict(field)
 
 
 def export_air(deployment, path):

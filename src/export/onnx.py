@@ -5,7 +5,7 @@ import onnx
 import onnxruntime
 from mindspore import nn, ops
 
-from .files import new_file
+from .files import is_utf8, new_file
 from .fold import replace_cell
 from .report import ROUNDING_TOLERANCE, Exported, check_dense, check_outputs, count_zeros
 
@@ -17,8 +17,9 @@ def export_onnx(deployment, path):
     Raises RuntimeError if the written file does not give the same outputs or has other zeros.
     """
     interface = deployment.interface
-    _replace_unknown(deployment.network)
-    with new_file(path) as written:
+    replace_unknown(deployment.network)
+    room = 3 * sum(array.nbytes for array in (*deployment.weights.values(), *deployment.dense.values()))
+    with new_file(path, room) as written:  # on a full disk, MindSpore writes nothing, and only logs that
         raw = written.with_name("raw.onnx")
         ms.onnx.export(deployment.network, interface.signature(), file_name=str(raw), input_names=["images"])
         model = onnx.load(str(raw))
@@ -37,11 +38,13 @@ def export_onnx(deployment, path):
     return Exported(path, size, deviation, zeros, count)
 
 
-def open_onnx(path):
-    """An onnxruntime session on the CPU."""
+def open_onnx(path, threads=0):
+    """An onnxruntime session on the CPU; 0 threads: as many as there are cores."""
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3  # its warnings about the exporter's shape hints say nothing about the result
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    model = str(path) if is_utf8(path) else path.read_bytes()
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 class _HardSigmoid(nn.Cell):
@@ -58,7 +61,7 @@ class _HardSwish(_HardSigmoid):
         return x * (ops.relu6(x + 3.0) * (1 / 6))
 
 
-def _replace_unknown(network):
+def replace_unknown(network):
     """Put cells of known operations in the place of activations that MindSpore's exporter does not know."""
     cells = dict(network.cells_and_names())
     for name, cell in cells.items():

@@ -9,14 +9,14 @@ import hashlib
 import json
 import lzma
 import struct
-from pathlib import Path
 
 import numpy as np
 
 from ..platform.errors import InputError
+from ..platform.files import MIB, read_regular
 
 MAGIC = b"RPGPACK\x01"  # the last byte is the version of the format
-VALUES = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2")}
+VALUES = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2"), "int8": np.dtype("i1")}
 
 _DIGEST = 32  # bytes of the SHA-256 at the end, of everything before it
 _DTYPES = ("float32", "float16", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
@@ -25,13 +25,15 @@ _FRAME = struct.Struct("<II")  # length of a section after and before decoding; 
 _LZMA = [{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 16, "lc": 0, "lp": 0, "pb": 0, "nice_len": 273}]
 _LARGEST_HEADER = 1 << 24
 _LARGEST_CHECKPOINT = 1 << 31  # a checkpoint is one protobuf message, which cannot be larger
-_LARGEST_EXPANSION = 10_000  # times; a checkpoint of zeros only still packs less than that
+_LARGEST_EXPANSION = 1000  # times, three times what a network of which 0.1 % is left gains ...
+_ALWAYS_ALLOWED = 64 * MIB  # ... and as much for small ones, even if they are all zeros
 
 
 def pack(tensors, description, values="fp32"):
     """The bytes of a PACKED file for what `read_checkpoint` returned.
 
-    values: fp32 keeps every bit; fp16 rounds the weights of two and more dimensions, never biases and BatchNorm.
+    values: fp32 keeps every bit; fp16 and int8 round the weights of two and more dimensions, never biases and
+    BatchNorm; int8 has one scale per output channel, the first dimension.
     Raises InputError for a tensor the format cannot hold.
     """
     for name, tensor in tensors.items():
@@ -48,10 +50,13 @@ def pack(tensors, description, values="fp32"):
         "tensors": [[name, tensor.dtype.name, list(tensor.shape)] for name, tensor in tensors.items()],
         "description": description,
     }
+    scales = channel_scales(weights) if values == "int8" else np.zeros(0, np.float32)
+    rounded = _quantize(bits, scales, weights) if values == "int8" else _round(bits[positions], values)
     sections = [
         json.dumps(header).encode(),
         gaps,
-        *_planes(_round(bits[positions], values)),
+        *_planes(rounded),
+        *(_planes(_little(scales)) if values == "int8" else ()),
         *_planes(_concatenate(words, np.uint32)),
         b"".join(_little(tensor).tobytes() for tensor in others),
     ]
@@ -64,10 +69,7 @@ def unpack(path):
 
     With values fp32 they equal the packed ones bit for bit. Raises InputError for anything but an intact file.
     """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the packed file: {error.strerror}") from None
+    content = read_regular(path, f"{path}: cannot read the packed file", _LARGEST_CHECKPOINT)
     if content[: len(MAGIC) - 1] != MAGIC[:-1]:
         raise InputError(f"{path}: not a packed file")
     if hashlib.sha256(content[:-_DIGEST]).digest() != content[-_DIGEST:]:
@@ -75,7 +77,7 @@ def unpack(path):
     if content[len(MAGIC) - 1] != MAGIC[-1]:
         raise InputError(f"{path}: format version {content[len(MAGIC) - 1]}, not {MAGIC[-1]}; use the program it is of")
     try:
-        return _decode(content[len(MAGIC) : -_DIGEST], limit=_LARGEST_EXPANSION * len(content))
+        return _decode(content[len(MAGIC) : -_DIGEST], limit=_LARGEST_EXPANSION * len(content) + _ALWAYS_ALLOWED)
     except (ValueError, KeyError, TypeError, struct.error, lzma.LZMAError, RecursionError) as error:
         raise InputError(f"{path}: not a valid packed file: {error or type(error).__name__}") from None
 
@@ -101,11 +103,23 @@ def decode_gaps(gaps, count, size):
     return positions
 
 
+def channel_scales(weights):
+    """What one step of an 8-bit integer stands for, float32, for every output channel of all weights in turn.
+
+    The largest absolute value of a channel is 127 steps. Raises InputError where a weight is not finite.
+    """
+    scales = [np.abs(_rows(weight)).max(1, initial=0) / np.float32(127) for weight in weights]
+    scales = np.concatenate([np.zeros(0, np.float32), *scales])
+    if not np.isfinite(scales).all():
+        raise InputError("values: a weight is not finite; use --values fp32")
+    return scales
+
+
 def size_bound(tensors, values="fp32"):
     """Bytes needed if each layer's mask is random at its density, values are incompressible and the rest is stored.
 
-    The sum over weights of n H(density) + nonzeros * 32 (or 16) bits, plus all other tensors. Returns
-    (bytes of the masks, bytes of all).
+    The sum over weights of n H(density) + nonzeros * 32 (or 16, or 8) bits, plus int8's scales and all other tensors.
+    Returns (bytes of the masks, bytes of all).
     """
     weights, words, others = _sort(tensors)
     mask_bits = 0.0
@@ -117,6 +131,7 @@ def size_bound(tensors, values="fp32"):
         if 0 < density < 1:
             mask_bits -= weight.size * (density * np.log2(density) + (1 - density) * np.log2(1 - density))
     rest = sum(tensor.nbytes for tensor in (*words, *others))
+    rest += 4 * sum(len(weight) for weight in weights) if values == "int8" else 0
     return mask_bits / 8, mask_bits / 8 + nonzeros * VALUES[values].itemsize + rest
 
 
@@ -142,10 +157,16 @@ def _decode(body, limit):
 
     weights, words, others = _sort(arrays)
     size = sum(weight.size for weight in weights)
-    count, gaps = _number(header["nonzeros"], size), _number(header["gaps"], size)
+    count = _number(header["nonzeros"], size)
+    gaps = _number(header["gaps"], count + size // 255)
     positions = decode_gaps(sections.read(gaps), count, size)
     bits = np.zeros(size, np.uint32)
-    bits[positions] = _widen(sections.read_planes(VALUES[header["values"]].itemsize, count))
+    if header["values"] == "int8":
+        integers = np.frombuffer(sections.read(count), np.int8)
+        scales = sections.read_planes(4, sum(len(weight) for weight in weights)).view(np.float32)
+        bits[positions] = (integers * np.repeat(scales, _row_sizes(weights))[positions]).view(np.uint32)
+    else:
+        bits[positions] = _widen(sections.read_planes(VALUES[header["values"]].itemsize, count))
     _scatter(bits, weights)
     _scatter(sections.read_planes(4, sum(word.size for word in words)), words)
     rest = np.frombuffer(sections.read(sum(tensor.nbytes for tensor in others)), np.uint8)
@@ -236,6 +257,23 @@ def _round(bits, values):
     if np.isinf(rounded).any():
         raise InputError("values: a weight is beyond the range of fp16 (65504); use --values fp32")
     return rounded.view(np.uint16)
+
+
+def _quantize(bits, scales, weights):
+    """The non-zeros among the bits of all weights as multiples of their channel's scale, int8."""
+    positions = np.flatnonzero(bits)
+    steps = np.repeat(scales, _row_sizes(weights))[positions]
+    return np.rint(bits[positions].view(np.float32) / np.where(steps > 0, steps, 1)).astype(np.int8)
+
+
+def _rows(weight):
+    """A weight as a matrix with a row per output channel."""
+    return weight.reshape(len(weight), -1) if weight.size else np.zeros((len(weight), 0), weight.dtype)
+
+
+def _row_sizes(weights):
+    """How many values every output channel of all weights has."""
+    return np.concatenate([np.zeros(0, np.int64), *(np.full(len(w), w.size // max(len(w), 1)) for w in weights)])
 
 
 def _widen(numbers):

@@ -16,7 +16,7 @@ class Exported(NamedTuple):
 
     deviation: largest difference of the reloaded file's outputs from the network's, relative to the largest output, or
     None where this machine cannot run the file; zeros: among the prunable weights stored in the file, out of `weights`,
-    both None where the file cannot be read here.
+    both None where the file cannot be read here; note: what else is to be said of it.
     """
 
     path: Path
@@ -24,6 +24,7 @@ class Exported(NamedTuple):
     deviation: Optional[float]
     zeros: Optional[int]
     weights: Optional[int]
+    note: str = ""
 
 
 def largest_deviation(expected, actual):

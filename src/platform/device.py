@@ -27,5 +27,10 @@ def select_device(target):
     return target
 
 
+def current_target():
+    """The device that MindSpore computes on: Ascend, GPU or CPU."""
+    return ms.get_context("device_target")
+
+
 def _present(target):
     return target == "CPU" or ms.hal.is_available(target)

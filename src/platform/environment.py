@@ -25,9 +25,8 @@ VARIABLES = {
     "GLOG_v": "3",
     # An error of the data pipeline reaches the program as an exception; the log would only say it again, in many lines.
     "MS_SUBMODULE_LOG_v": "{MD:4}",
-    # Where a failed compilation leaves its dumps; the default is a folder rank_0/ wherever the program was started.
-    "MS_OM_PATH": os.path.join(tempfile.gettempdir(), "mindspore_dumps"),
 }
+LOG_LEVELS = ("0", "1", "2", "3", "4")
 
 _AVX512 = 0x20  # the bit that all of oneDNN's names for AVX-512 share (dnnl_cpu_isa_avx512_core)
 
@@ -35,15 +34,21 @@ _AVX512 = 0x20  # the bit that all of oneDNN's names for AVX-512 share (dnnl_cpu
 def prepare():
     """Check the versions, set the variables, and see to a quiet end.
 
-    An unsupported version ends the program with exit code 2.
+    An unsupported version, or a log level that MindSpore does not know, ends the program with exit code 2.
     """
     problem = unsupported(sys.version_info[:3], _version("mindspore"), _version("numpy"))
+    level = os.environ.get("GLOG_v", "3")  # noqa: SIM112  MindSpore's name
+    if level not in LOG_LEVELS:
+        problem = problem or f"GLOG_v: {level!r} is no log level; set one of {', '.join(LOG_LEVELS)}, or leave it out"
     if problem:
         print(f"error: {problem}", file=sys.stderr)
         raise SystemExit(2)
     slow_kernels_possible = "mindspore" in sys.modules and "ONEDNN_MAX_CPU_ISA" not in os.environ
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
+    _divert_dumps()
+    if level == "0":
+        print("warning: GLOG_v=0 logs every move of MindSpore, which makes it take minutes to begin", file=sys.stderr)
     if slow_kernels_possible and _uses_avx512():
         warnings.warn(
             "MindSpore has computed before this package was imported, so its convolutions on this CPU stay many times "
@@ -79,6 +84,18 @@ def unsupported(python, mindspore, numpy):
     if int(numpy.split(".")[0]) >= 2:
         return f"numpy {numpy} breaks MindSpore; run: pip install 'numpy<2'"
     return None
+
+
+def _divert_dumps():
+    """Say where a failed compilation leaves its dumps; the default is a folder rank_0/ wherever the program started.
+
+    On a machine without any folder for temporary files, that is this folder: what MindSpore imports asks for its name.
+    """
+    try:
+        folder = tempfile.gettempdir()
+    except FileNotFoundError:
+        folder = tempfile.tempdir = os.curdir
+    os.environ.setdefault("MS_OM_PATH", os.path.join(folder, "mindspore_dumps"))
 
 
 def _uses_avx512():

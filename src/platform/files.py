@@ -1,10 +1,51 @@
-"""Files that are replaced in one step: whatever happens, the old one or the new one is there, whole."""
+"""Files that are replaced in one step: whatever happens, the old one or the new one is there, whole.
+
+Files of others: of them only regular ones are read, up to a size.
+"""
 
 import os
+import stat
 from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import InputError
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+@contextmanager
+def reading(path, problem, most):
+    """A regular file of at most `most` bytes, open for reading, as a binary file and its size.
+
+    A device or a pipe might never end, so it is not even waited for. Raises InputError, as `problem` and the reason, if
+    the file cannot be opened, and for an OSError inside.
+    """
+    try:
+        file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115  closed below
+    except (OSError, ValueError) as error:  # a ValueError: a name that no file can have
+        raise InputError(f"{problem}: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        with file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise InputError(f"{problem}: a device or a pipe; give a regular file")
+            if status.st_size > most:
+                raise InputError(f"{problem}: {status.st_size:,} bytes; such a file has at most {most:,}")
+            yield file, status.st_size
+    except OSError as error:
+        raise InputError(f"{problem}: {error.strerror or error}") from None
+
+
+def _open_at_once(path, flags):
+    """Open without waiting for somebody to write to a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def read_regular(path, problem, most):
+    """The bytes of a regular file; see `reading`."""
+    with reading(path, problem, most) as (file, size):
+        return file.read(size)
 
 
 def replace_file(path, chunks, keep=None):

@@ -5,6 +5,7 @@ A single process gets `SINGLE`, whose methods give back what they are given; not
 
 import hashlib
 import os
+import socket
 
 import numpy as np
 
@@ -39,6 +40,10 @@ class Single:
     def gather(self, array):
         """The arrays of all workers, as rows."""
         return array[None]
+
+    def gather_text(self, text):
+        """The texts of all workers."""
+        return [text]
 
     def check_equal(self, digest, what):
         """Nothing to compare with."""
@@ -103,6 +108,15 @@ class Workers:
         """One-dimensional arrays of equal length, float32 or int32, of all workers, as rows."""
         return self._all_gather(self._tensor(array)).asnumpy().reshape(self.size, -1)
 
+    def gather_text(self, text):
+        """The texts of all workers, of any length."""
+        content = text.encode("utf-8")
+        lengths = self.gather(np.array([len(content)], np.int32))[:, 0]
+        words = np.zeros(-(-lengths.max() // 4), np.int32)
+        words.view(np.uint8)[: len(content)] = np.frombuffer(content, np.uint8)
+        rows = np.ascontiguousarray(self.gather(words)).view(np.uint8)
+        return [row[:length].tobytes().decode("utf-8") for row, length in zip(rows, lengths)]
+
     def check_equal(self, digest, what):
         """Compare a sha256 digest over workers; `what` says of what, and when.
 
@@ -119,9 +133,11 @@ def start():
     """Join the job that `msrun` started, if it did; call it once, after the device is chosen.
 
     Returns Workers, or SINGLE for a process on its own. In the scheduler process of a job it does not return.
+    Raises InputError if what the environment says of the job makes no sense.
     """
     if "MS_ROLE" not in os.environ:
         return SINGLE
+    check_cluster(os.environ)
     if os.environ["MS_ROLE"] == "MS_WORKER":
         # The launcher tells by this line which worker's log belongs to a process that failed.
         print(f"worker {os.environ['RANK_ID']} of {os.environ['MS_WORKER_NUM']}, process {os.getpid()}", flush=True)
@@ -129,6 +145,42 @@ def start():
 
     communication.init()
     return Workers(communication.get_rank(), communication.get_group_size())
+
+
+def check_cluster(environment):
+    """Raise InputError if a variable by which `msrun` tells a process of its job is missing or makes no sense."""
+    mend = "leave starting to scripts/run_distribute_train.sh, or unset MS_ROLE to train in one process"
+    role = environment["MS_ROLE"]
+    if role not in ("MS_WORKER", "MS_SCHED"):
+        raise InputError(f"MS_ROLE: {role!r} is neither MS_WORKER nor MS_SCHED; {mend}")
+    workers = _whole_number(environment, "MS_WORKER_NUM", 1, 2**20, mend)
+    _whole_number(environment, "MS_SCHED_PORT", 1, 65535, mend)
+    if not environment.get("MS_SCHED_HOST"):
+        raise InputError(f"MS_SCHED_HOST: the address of the scheduler is missing; {mend}")
+    if role == "MS_WORKER":
+        _whole_number(environment, "RANK_ID", 0, workers - 1, mend)
+
+
+def check_scheduler(address, port):
+    """Raise InputError unless this host, where the scheduler of a job is to run, has the address, and the port free."""
+    try:
+        family, kind, *_, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise InputError(f"MASTER_ADDR: {address}: {error.strerror}") from None
+    with socket.socket(family, kind) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that is only just closed is free
+        try:
+            server.bind(where)
+            server.listen()
+        except OSError as error:
+            raise InputError(f"MASTER_ADDR, MASTER_PORT: cannot use {address}:{port}: {error.strerror}") from None
+
+
+def _whole_number(environment, name, low, high, mend):
+    text = environment.get(name, "")
+    if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+        raise InputError(f"{name}: {text!r} is not a whole number from {low} to {high}; {mend}")
+    return int(text)
 
 
 def joined_workers():

@@ -1,5 +1,8 @@
-"""Ending a run on a signal: it finishes its step, saves, and ends with the signal's exit code."""
+"""Ending on a signal: a run finishes its step, saves, and ends with the signal's exit code; so does a program that only
+begins, at once.
+"""
 
+import os
 import signal
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -11,6 +14,23 @@ class Stopped(Exception):
     def __init__(self, message, number):
         super().__init__(message)
         self.exit_code = 128 + number
+
+
+def end_quietly_while_starting():
+    """From here to `started()`, a Ctrl-C ends the process with one line: what is only half imported cannot unwind."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+
+
+def started():
+    """All is imported: a Ctrl-C is a KeyboardInterrupt again."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(number, _):
+    os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
+    os._exit(128 + number)
 
 
 class StopSignals:

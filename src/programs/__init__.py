@@ -3,3 +3,7 @@ them, as do the commands `rpg-train`, `rpg-eval`, `rpg-export` and `rpg-infer` o
 
 May import every room.
 """
+
+from ..platform.stopping import end_quietly_while_starting
+
+end_quietly_while_starting()

@@ -1,9 +1,11 @@
 """Evaluate a checkpoint, or compare two: python eval.py --ckpt FILE [--data_path DIR] [--json] [--report DIR]"""
 
 import json
+import math
 from functools import partial
 
-from ..data import build_dataset
+from ..data import PUBLISHED, published_info
+from ..data.batches import Batches, Batching
 from ..platform.command_line import Parser, positive
 from ..platform.device import select_device
 from ..platform.errors import InputError, run_program
@@ -63,10 +65,14 @@ def evaluate(file, trained, arguments):
     """Scores and sparsity report of a checkpoint in one dict."""
     config = trained.config
     batch_size = arguments.batch_size or trained.eval_batch_size
-    data_path = arguments.data_path or config.data_path
-    known = {"classes": trained.classes, "info": trained.data, "val_fraction": config.val_fraction}
-    data = build_dataset(config.dataset, "test", batch_size, config.seed, config.num_workers, data_path, **known)
-    scores = Evaluator(trained.network, batch_size)(data)
+    if config.dataset in PUBLISHED and published_info(config.dataset).image_shape != trained.image_shape:
+        raise InputError(
+            f"{file}: configuration: dataset: {config.dataset} has no images of shape {trained.image_shape}"
+        )
+    data = Batches(trained.source(arguments.data_path), "test", Batching(batch_size, config.num_workers))
+    scores = Evaluator(trained.network, batch_size)(data.epoch())
+    if not math.isfinite(scores.loss):
+        raise InputError(f"{file}: the network's outputs are not finite; use another copy, or train it again")
     report = sparsity_report(trained.weights(), config.tail_energy, transposed_groups(trained.network))
     return {"ckpt": file, **scores._asdict(), **report}
 

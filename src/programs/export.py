@@ -1,4 +1,4 @@
-"""Export a checkpoint for deployment: python export.py --ckpt FILE [--file_format MINDIR|ONNX|AIR|PACKED]"""
+"""Export a checkpoint for deployment: python export.py --ckpt FILE [--file_format MINDIR|ONNX|AIR|PACKED|SPARSE]"""
 
 from functools import partial
 
@@ -7,23 +7,27 @@ from mindspore import Tensor
 from ..export import edge, formats
 from ..export.deployed import describe_interface
 from ..export.multiply_adds import count_multiply_adds, format_multiply_adds
+from ..export.packed import VALUES
 from ..export.report import format_exported
 from ..platform.command_line import Parser, positive
 from ..platform.device import select_device
 from ..platform.errors import InputError, run_program, tell
 from ..platform.files import check_new
 
+CALIBRATION_IMAGES = 256
+MOST_POINTS_LOST = 0.5  # of top-1, before int8 is worth a warning
+
 
 def main():
     """Export or unpack the file on the command line."""
     arguments = parse()
-    if arguments.unpack:
+    if arguments.unpack is not None:
         path = formats.output_path(arguments.unpack, arguments.file_name, ".ckpt", arguments.overwrite)
         formats.unpack_checkpoint(arguments.unpack, path)
         print(f"{path}: {path.stat().st_size:,} bytes")
         return
     select_device(arguments.device_target)
-    values = arguments.values or "fp32"
+    values = arguments.values or arguments.quantize or "fp32"
     suffix = formats.SUFFIXES[arguments.file_format]
     path = formats.output_path(arguments.ckpt, arguments.file_name, suffix, arguments.overwrite, values)
     config = path.with_name(path.name + ".converter.cfg") if arguments.converter_config else None
@@ -35,19 +39,32 @@ def main():
         tell("warning", f"{arguments.ckpt}: {unmet}")
     batch_size = None if arguments.dynamic_batch else arguments.batch_size or 1
     interface = describe_interface(trained, batch_size, arguments.normalize, arguments.softmax)
+    accuracy = None
     if arguments.file_format == "PACKED":
         exported = formats.export_packed(arguments.ckpt, path, values)
     else:
-        exported = formats.export_graph(arguments.ckpt, arguments.file_format, path, interface, arguments.fold_bn)
+        if arguments.quantize:
+            images = arguments.calibration_images or CALIBRATION_IMAGES
+            exported, accuracy = formats.export_int8(arguments.ckpt, path, interface, images, arguments.evaluate)
+        else:
+            exported = formats.export_graph(arguments.ckpt, arguments.file_format, path, interface, arguments.fold_bn)
         shape = "x".join(map(str, (batch_size or "N", *trained.image_shape)))
         print(f"input: float32 {shape}, {'grey values 0 to 255' if arguments.normalize else 'normalised'}; ", end="")
         print(f"output: {'probabilities' if arguments.softmax else 'logits'} of {len(interface.classes)} classes")
     print(format_exported([formats.describe_checkpoint(arguments.ckpt, trained), exported]))
+    if exported.note:
+        print(exported.note)
+    if accuracy:
+        print(f"top-1 over {accuracy.images} test images: int8 {accuracy.int8:.2f} %, float32 {accuracy.float32:.2f} %")
+        if accuracy.float32 - accuracy.int8 > MOST_POINTS_LOST:
+            tell("warning", f"{path}: int8 costs more than {MOST_POINTS_LOST} points; try more --calibration_images")
     image = interface._replace(batch_size=1, normalized=False).random_images()
     print(format_multiply_adds(count_multiply_adds(trained.network, Tensor(image))))
     if config:
         edge.write_converter_config(config, interface)
         print(f"on the Ascend host: {edge.converter_command(path, config, arguments.file_format)}")
+        if arguments.file_format == "ONNX":
+            print(f"or, with CANN alone: {edge.atc_command(path, interface)}")
 
 
 def parse():
@@ -63,19 +80,41 @@ def parse():
     parser.add_argument("--fold_bn", action="store_true", help="fold BatchNorm into the convolutions")
     parser.add_argument("--normalize", action="store_true", help="take grey values 0 to 255, normalise in the graph")
     parser.add_argument("--softmax", action="store_true", help="return probabilities instead of logits")
-    parser.add_argument("--values", choices=("fp32", "fp16"), help="precision of PACKED weights (default: fp32)")
+    parser.add_argument("--values", choices=tuple(VALUES), help="precision of PACKED weights (default: fp32)")
+    parser.add_argument("--quantize", choices=("int8",), help="8 bits for weights and activations of an ONNX file")
+    parser.add_argument(
+        "--calibration_images",
+        type=positive,
+        metavar="N",
+        help=f"training images that give the ranges of activations (default: {CALIBRATION_IMAGES})",
+    )
+    parser.add_argument("--evaluate", action="store_true", help="print int8's accuracy over the test images too")
     parser.add_argument("--converter_config", action="store_true", help="write converter_lite's configuration too")
     parser.add_argument("--overwrite", action="store_true", help="replace the files to write, if they exist")
     parser.add_argument("--device_target", default="auto", choices=("auto", "CPU", "GPU", "Ascend"))
     arguments = parser.parse_args()
 
     graph_options = ("batch_size", "dynamic_batch", "fold_bn", "normalize", "softmax", "converter_config")
-    if arguments.unpack or arguments.file_format == "PACKED":
+    if arguments.unpack is not None or arguments.file_format == "PACKED":
         unusable = [name for name in graph_options if getattr(arguments, name)]
         if unusable:
             raise InputError(f"command line: {unusable[0]}: a PACKED file holds the checkpoint as it is; leave it out")
-    if arguments.values and (arguments.unpack or arguments.file_format != "PACKED"):
+    if arguments.file_format == "SPARSE":
+        for name in ("batch_size", "dynamic_batch", "fold_bn", "converter_config"):
+            if getattr(arguments, name):
+                raise InputError(f"command line: {name}: a SPARSE file takes any batch, BatchNorm folded; leave it out")
+    if arguments.values and (arguments.unpack is not None or arguments.file_format != "PACKED"):
         raise InputError("command line: values: only for --file_format PACKED; leave it out")
+    if arguments.quantize and (arguments.unpack is not None or arguments.file_format != "ONNX"):
+        raise InputError("command line: quantize: only for --file_format ONNX; leave it out")
+    if arguments.quantize and arguments.converter_config:
+        raise InputError(
+            "command line: converter_config: Ascend's converters quantise by CANN's own tool, AMCT, from "
+            "float32 (docs/edge.md); leave it or quantize out"
+        )
+    unusable = [name for name in ("calibration_images", "evaluate") if getattr(arguments, name)]
+    if unusable and not arguments.quantize:
+        raise InputError(f"command line: {unusable[0]}: only with --quantize int8; leave it out")
     if arguments.batch_size and arguments.dynamic_batch:
         raise InputError("command line: batch_size: contradicts dynamic_batch; leave one out")
     return arguments

@@ -1,4 +1,4 @@
-"""Classify image files with an exported network: python infer.py --model FILE.mindir|FILE.onnx IMAGE..."""
+"""Classify image files with an exported network: python infer.py --model FILE.mindir|FILE.onnx|FILE.sparse IMAGE..."""
 
 from functools import partial
 
@@ -14,8 +14,8 @@ IMAGES_AT_A_TIME = 64  # held in memory; results are printed as they come
 
 def main():
     """Print the class of every image on the command line; one that cannot be read does not hold up the others."""
-    parser = Parser("Classes of image files by a MINDIR (MindSpore) or ONNX (onnxruntime) that export.py has written.")
-    parser.add_argument("--model", required=True, metavar="FILE", help="exported .mindir or .onnx")
+    parser = Parser("Classes of image files by a MINDIR, ONNX or SPARSE file that export.py has written.")
+    parser.add_argument("--model", required=True, metavar="FILE", help="exported .mindir, .onnx or .sparse")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files of any format Pillow reads")
     parser.add_argument("--invert", action="store_true", help="take the negatives: dark on bright for bright on dark")
     parser.add_argument("--device_target", default="auto", choices=("auto", "CPU", "GPU", "Ascend"))

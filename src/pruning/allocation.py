@@ -7,7 +7,9 @@ Floors, where they are asked for, keep a layer from collapsing: no budget is bel
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +18,34 @@ from ..platform.threads import each
 from .masks import magnitude
 from .schedule import PruningSchedule
 from .selection import largest, largest_of
+
+
+class Allocation(NamedTuple):
+    """How a network's weights are shared out among its layers.
+
+    distribution: global, uniform or erk; min_layer_density: share of its weights that each layer keeps at least, 0 for
+    none; densities: target densities in (0, 1] of single layers, by their index; the others share what is left.
+    """
+
+    distribution: str = "global"
+    min_layer_density: float = 0.0
+    densities: Mapping = MappingProxyType({})
+
+    def least(self, shapes, total):
+        """How many weights each layer keeps of `total`: exactly, or for `global`, at least.
+
+        Raises ValueError if the distribution or the floors cannot meet the total.
+        """
+        if self.distribution == "global":
+            return layer_floors([math.prod(shape) for shape in shapes], self.min_layer_density, total)
+        return layer_budgets(self.distribution, shapes, total, self.min_layer_density)
+
+    def masks(self, weights, masks, total):
+        """Masks of the `total` living weights that are kept; weights, masks: lists of arrays, one per layer."""
+        least = self.least([weight.shape for weight in weights], total)
+        if self.distribution == "global":
+            return global_masks(weights, masks, total, least)
+        return [largest(magnitude(weight, mask), count) for weight, mask, count in zip(weights, masks, least)]
 
 
 def total_budget(sizes, density):

@@ -1,7 +1,9 @@
 """Which weights of any network are pruned and take part in the rank term: default rules, and patterns of names."""
 
 import difflib
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import NamedTuple, Optional
 
 import mindspore as ms
 
@@ -10,44 +12,54 @@ from .allocation import total_budget
 from .pruner import convolution_weights, prunable_layers, prunable_weights
 
 
-def choose_weights(network, include=None, exclude=()):
-    """The weights to prune, as Parameters, each once.
+class LayerChoice(NamedTuple):
+    """Which weights of a network are pruned, and how densely; and which take part in the rank term.
 
-    By default those of `prunable_weights` that are trained; with `include` the trained parameters of two dimensions or
-    more that its patterns name, attention's and the like among them. Neither with those that `exclude` names.
-    Raises InputError if nothing is left, or a weight is not float32.
+    include: patterns of any trained parameters of two dimensions or more, attention's and the like among them, instead
+    of the trained ones of `prunable_weights`; exclude: patterns of weights to leave dense; densities: {pattern: density
+    in (0, 1]} of single layers; rank_layers: patterns of the pruned weights that take part in the rank term, instead of
+    all convolutions.
     """
-    if include is None:
-        weights = [weight for weight in prunable_weights(network) if weight.requires_grad]
-    else:
-        weights = matching((p for p in network.trainable_params() if p.ndim > 1), include, "include")
-    excluded = {weight.name for weight in matching(weights, exclude, "exclude")}
-    weights = [weight for weight in weights if weight.name not in excluded]
-    if not weights:
-        raise InputError("RPG: no weight to prune: the network has no trained convolution or dense layer left")
-    for weight in weights:
-        if weight.dtype != ms.float32:
-            raise InputError(f"RPG: {weight.name} is {weight.dtype}; only float32 weights can be pruned")
-    return weights
 
+    include: Optional[Sequence] = None
+    exclude: Sequence = ()
+    densities: Optional[Mapping] = None
+    rank_layers: Optional[Sequence] = None
 
-def choose_rank_weights(network, weights, rank_layers=None):
-    """Those of the pruned weights that take part in the rank term: convolutions, or what the patterns name."""
-    if rank_layers is not None:
-        return matching(weights, rank_layers, "rank_layers")
-    convolutions = {weight.name for weight in convolution_weights(network)}
-    return [weight for weight in weights if weight.name in convolutions]
+    def weights(self, network):
+        """The weights to prune, as Parameters, each once.
 
+        Raises InputError if nothing is left, or a weight is not float32.
+        """
+        if self.include is None:
+            weights = [weight for weight in prunable_weights(network) if weight.requires_grad]
+        else:
+            weights = matching((p for p in network.trainable_params() if p.ndim > 1), self.include, "include")
+        excluded = {weight.name for weight in matching(weights, self.exclude, "exclude")}
+        weights = [weight for weight in weights if weight.name not in excluded]
+        if not weights:
+            raise InputError("RPG: no weight to prune: the network has no trained convolution or dense layer left")
+        for weight in weights:
+            if weight.dtype != ms.float32:
+                raise InputError(f"RPG: {weight.name} is {weight.dtype}; only float32 weights can be pruned")
+        return weights
 
-def densities_by_index(weights, densities):
-    """Densities of single weights by their index, from {pattern: density}; a later pattern wins. Raises InputError."""
-    chosen = {}
-    for pattern, density in densities.items():
-        if not 0 < density <= 1:
-            raise InputError(f"densities: {pattern!r} has {density!r}; a density lies above 0 and is at most 1")
-        named = {weight.name for weight in matching(weights, [pattern], "densities")}
-        chosen.update({index: density for index, weight in enumerate(weights) if weight.name in named})
-    return chosen
+    def rank_weights(self, network, weights):
+        """Those of the pruned weights that take part in the rank term. Raises InputError."""
+        if self.rank_layers is not None:
+            return matching(weights, self.rank_layers, "rank_layers")
+        convolutions = {weight.name for weight in convolution_weights(network)}
+        return [weight for weight in weights if weight.name in convolutions]
+
+    def densities_by_index(self, weights):
+        """Densities of single weights by their index; a later pattern wins. Raises InputError."""
+        chosen = {}
+        for pattern, density in (self.densities or {}).items():
+            if not 0 < density <= 1:
+                raise InputError(f"densities: {pattern!r} has {density!r}; a density lies above 0 and is at most 1")
+            named = {weight.name for weight in matching(weights, [pattern], "densities")}
+            chosen.update({index: density for index, weight in enumerate(weights) if weight.name in named})
+        return chosen
 
 
 def depthwise_densities(network, density, least=0.0):

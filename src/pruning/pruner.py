@@ -10,8 +10,8 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from ..platform.threads import each
-from .allocation import global_masks, layer_budgets, layer_floors, split_schedule, total_budget
-from .masks import drop_and_grow, magnitude
+from .allocation import Allocation, split_schedule, total_budget
+from .masks import drop_and_grow
 from .selection import largest
 
 
@@ -56,36 +56,27 @@ def transposed_groups(network):
     return {cell.weight.name: cell.group for _, cell in prunable_layers(network) if isinstance(cell, TRANSPOSED)}
 
 
+GLOBAL = Allocation()
+
+
 class Pruner:
     """Gradual pruning with drop and grow over a list of weights.
 
-    weights: Parameters to prune; schedule: PruningSchedule; distribution: global, uniform or erk;
+    weights: Parameters to prune; schedule: PruningSchedule; allocation: how many of them each layer keeps;
     growth: `gradient` (largest |dense gradient|) or `random` (as in SET); seed: of random masks and random growth,
-    which are functions of (seed, step) alone and therefore equal on all workers and after a resume; min_layer_density:
-    share of its weights that each layer keeps at least, 0 for none;
-    densities: target densities of single weights, by their index; the others share what is left.
+    which are functions of (seed, step) alone and therefore equal on all workers and after a resume.
 
     masks: boolean arrays, one per weight; device_masks: the same as float Parameters, for the compiled step.
-    Raises ValueError if the distribution cannot meet the density, or cannot be used from random masks.
+    Raises ValueError if the allocation cannot meet the density, or cannot be used from random masks.
     """
 
-    def __init__(
-        self,
-        weights,
-        schedule,
-        distribution="global",
-        growth="gradient",
-        seed=0,
-        min_layer_density=0.0,
-        densities=None,
-    ):
+    def __init__(self, weights, schedule, allocation=GLOBAL, growth="gradient", seed=0):
         self.weights = list(weights)
         self.schedule = schedule
-        self.distribution = distribution
+        self.allocation = allocation
         self.growth = growth
         self.seed = seed
-        self.min_layer_density = min_layer_density
-        self.groups = split_schedule([weight.size for weight in self.weights], schedule, densities or {})
+        self.groups = split_schedule([weight.size for weight in self.weights], schedule, allocation.densities)
         self.masks = self._initial_masks()
         self.device_masks = [
             Parameter(Tensor(mask.astype(np.float32)), name=f"mask.{weight.name}", requires_grad=False)
@@ -131,6 +122,10 @@ class Pruner:
         """Number of weights alive, counted from the masks."""
         return sum(np.count_nonzero(mask) for mask in self.masks)
 
+    def budget_at(self, step):
+        """Number of weights alive after `step`."""
+        return sum(group.budget_at(step) for group in self.groups)
+
     @property
     def target(self):
         """Number of weights that are alive at the target density."""
@@ -169,8 +164,8 @@ class Pruner:
             return self.masks
         kept = list(self.masks)
         for group in self.groups:
-            layers = [(values[index], self.masks[index]) for index in group.indices]
-            for index, mask in zip(group.indices, self._kept_of(group, *zip(*layers), step)):
+            weights, masks = ([arrays[index] for index in group.indices] for arrays in (values, self.masks))
+            for index, mask in zip(group.indices, self.allocation.masks(weights, masks, group.budget_at(step))):
                 kept[index] = mask
         return kept
 
@@ -178,12 +173,6 @@ class Pruner:
         """How many weights each layer drops and regrows, of those that its mask within the budget keeps."""
         fraction = self.schedule.drop_fraction_at(step)
         return [int(fraction * np.count_nonzero(mask)) for mask in kept]
-
-    def _kept_of(self, group, values, masks, step):
-        least = self._least_of(group, step)
-        if self.distribution == "global":
-            return global_masks(values, masks, group.budget_at(step), least)
-        return [largest(magnitude(v, mask), budget) for v, mask, budget in zip(values, masks, least)]
 
     def least_counts(self):
         """How many weights each layer keeps at the target density: exactly, or for `global`, at least.
@@ -195,24 +184,17 @@ class Pruner:
     def _least_at(self, step):
         counts = [0] * len(self.weights)
         for group in self.groups:
-            for index, count in zip(group.indices, self._least_of(group, step)):
+            shapes = [self.weights[index].shape for index in group.indices]
+            for index, count in zip(group.indices, self.allocation.least(shapes, group.budget_at(step))):
                 counts[index] = count
         return counts
-
-    def _least_of(self, group, step):
-        """The same of one group of layers, after `step`."""
-        weights = [self.weights[index] for index in group.indices]
-        total = group.budget_at(step)
-        if self.distribution == "global":
-            return layer_floors([weight.size for weight in weights], self.min_layer_density, total)
-        return layer_budgets(self.distribution, [w.shape for w in weights], total, self.min_layer_density)
 
     def _initial_masks(self):
         self.least_counts()  # an impossible target fails before training
         shapes = [weight.shape for weight in self.weights]
         if self.schedule.initial_density == 1:
             return [np.ones(shape, dtype=bool) for shape in shapes]
-        if self.distribution == "global":
+        if self.allocation.distribution == "global":
             raise ValueError("random initial masks need the distribution uniform or erk, not global")
         random = np.random.default_rng((self.seed, 0))
         return [largest(random.random(shape, np.float32), count) for shape, count in zip(shapes, self._least_at(0))]

@@ -1,6 +1,6 @@
 """A report as one HTML page that needs nothing else: pictures inside it, no scripts, nothing fetched.
 
-What a page says is decided elsewhere (`run_report.py`); how it looks, in `report_page.html`.
+What a page says is decided elsewhere (`run_report.py`); how it looks, in `page.html`.
 """
 
 import base64
@@ -14,7 +14,7 @@ from ..platform.errors import InputError
 from ..platform.files import replace_file
 
 PAGE, LAYERS = "report.html", "layers.png"
-TEMPLATE = "report_page.html"
+TEMPLATE = "page.html"
 
 
 class Card(NamedTuple):
@@ -91,7 +91,7 @@ def write_report(folder, page):
     Each file replaces an older one in one step. Raises OSError.
     """
     files = {picture.name: picture.png for picture in page.pictures}
-    files[PAGE] = render_page(page).encode("utf-8")
+    files[PAGE] = render_page(page).encode("utf-8", "backslashreplace")  # of names that are not UTF-8
     paths = [Path(folder) / name for name in files]
     for path, content in zip(paths, files.values()):
         replace_file(path, [content])

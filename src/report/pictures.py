@@ -108,17 +108,8 @@ def draw_layers(reports, width=WIDE):
     _use_log_scale(density, "x", positive, subs=(1.0,))
     foot = density.get_xlim()[0]
     for label, layers in reports.items():
-        colour, face = STYLES.get(label, (BLUE, BLUE))
         rows = {layer["name"]: layer for layer in layers}
-        shown = [rows.get(name) for name in names]
-        for axes, values in zip((density, rank, tail_rank), zip(*map(_heights, shown))):
-            axes.plot(
-                values, range(len(names)), color=colour, label=label, linewidth=0.8,
-                marker="o", markersize=3.5, markerfacecolor=face,
-            )  # fmt: skip
-        empty = [index for index, row in enumerate(shown) if row and row["density"] == 0]
-        (crosses,) = density.plot([foot] * len(empty), empty, "x", color=colour, clip_on=False, markersize=5)
-        crosses.set_in_layout(False)  # they may stand over the edge of the panel
+        _plot_layers((density, rank, tail_rank), [rows.get(name) for name in names], label, foot)
     for axes, title in ((density, "density, %"), (rank, "rank"), (tail_rank, "tail rank")):
         _style(axes)
         axes.set_title(title, fontsize=9, fontweight="bold")
@@ -131,6 +122,19 @@ def draw_layers(reports, width=WIDE):
         handles, labels = rank.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False, fontsize=8)
     return _png(figure)
+
+
+def _plot_layers(panels, layers, label, foot):
+    """The reports of some layers, None where there is none; foot: where the crosses of the empty ones stand."""
+    colour, face = STYLES.get(label, (BLUE, BLUE))
+    for axes, values in zip(panels, zip(*map(_heights, layers))):
+        axes.plot(
+            values, range(len(layers)), color=colour, label=label, linewidth=0.8,
+            marker="o", markersize=3.5, markerfacecolor=face,
+        )  # fmt: skip
+    empty = [index for index, layer in enumerate(layers) if layer and layer["density"] == 0]
+    (crosses,) = panels[0].plot([foot] * len(empty), empty, "x", color=colour, clip_on=False, markersize=5)
+    crosses.set_in_layout(False)  # they may stand over the edge of the panel
 
 
 def _heights(layer):

@@ -206,20 +206,18 @@ def _describe_layers(reports):
 def _layer_table(reports):
     """One row per layer name of any of the reports (label -> layers), the changing columns once per report."""
     found = [{layer["name"]: layer for layer in layers} for layers in reports.values()]
-    rows = []
-    for name in dict.fromkeys(name for layers in found for name in layers):
-        versions = [layers.get(name) for layers in found]
-        known = [layer for layer in versions if layer]
-        rows.append(
-            [
-                name,
-                *(NONE if layer is None else show(layer) for _, show in LAYER_COLUMNS for layer in versions),
-                *(_same(known, show) for _, show in FIXED_COLUMNS),
-            ]
-        )
+    names = dict.fromkeys(name for layers in found for name in layers)
+    rows = [[name, *_layer_cells([layers.get(name) for layers in found])] for name in names]
     labels = list(reports) if len(reports) > 1 else [""]
     changing = [f"{name} {label}".strip() for name, _ in LAYER_COLUMNS for label in labels]
     return Table("Layers", ["layer", *changing, *(name for name, _ in FIXED_COLUMNS)], rows)
+
+
+def _layer_cells(versions):
+    """The cells of a layer's row; versions: the layer as each report has it, None where it is missing."""
+    changing = [NONE if layer is None else show(layer) for _, show in LAYER_COLUMNS for layer in versions]
+    known = [layer for layer in versions if layer]
+    return changing + [_same(known, show) for _, show in FIXED_COLUMNS]
 
 
 def _same(layers, show):

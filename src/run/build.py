@@ -7,12 +7,16 @@ import mindspore as ms
 from mindspore import nn
 
 from ..config.keys import evaluation_batch
-from ..data import Batches, DataInfo, build_dataset, describe, has_test, published_steps
+from ..data import describe, has_test
+from ..data.batches import Batches, Batching, Source, published_steps
 from ..data.folder import format_skipped
+from ..data.info import DataInfo
+from ..data.sharding import Shard
 from ..models import build_model
 from ..models.zoo import parse_arguments
 from ..platform.errors import InputError, tell
 from ..platform.parallel import SINGLE, local_batch_size
+from ..pruning.allocation import Allocation
 from ..pruning.layers import depthwise_densities
 from ..pruning.methods import METHODS, build_schedule
 from ..pruning.pruner import Pruner, convolution_weights, prunable_weights, transposed_groups
@@ -33,7 +37,7 @@ class Data(NamedTuple):
     """The splits in batches, and how many batches of training images an epoch has.
 
     val: training images held out to choose the best network by; None without val_fraction, and where those held out
-    are the test data; info: what the network needs to know of the images.
+    are the test data; info: what the network needs to know of the images; splits: the Batches of all.
     """
 
     train: Any
@@ -41,11 +45,16 @@ class Data(NamedTuple):
     test: Any
     steps_per_epoch: int
     info: DataInfo
+    splits: tuple = ()
 
     @property
     def scored(self):
         """The split that every epoch is scored on, and the best network chosen by."""
         return self.test if self.val is None else self.val
+
+    def content(self):
+        """What the data set holds, in words and digits that another run or worker can compare; reads no file."""
+        return {key: text for split in self.splits for key, text in split.content().items()}
 
 
 class Parts(NamedTuple):
@@ -118,14 +127,15 @@ def open_data(config, info, local_batch, workers):
     fraction = config.val_fraction
     if config.dry_run and not config.data_path:
         return Data(None, None, None, published_steps(config.dataset, config.batch_size, fraction), info)
-    settings = (config.seed, config.num_workers, config.data_path)
-    own = {"num_shards": workers.size, "shard_id": workers.rank, "val_fraction": fraction, "info": info}
-    train = Batches(config.dataset, "train", local_batch, *settings, **own, mixup=config.mixup)
-    evaluated = evaluation_batch(config, workers.size)
+    source = Source(config.dataset, config.data_path, config.seed, fraction, info=info)
+    shard = Shard(workers.size, workers.rank)
+    evaluated = Batching(evaluation_batch(config, workers.size), config.num_workers)
+    train = Batches(source, "train", Batching(local_batch, config.num_workers, config.mixup), shard)
     apart = fraction and has_test(config.dataset, config.data_path)
-    val = build_dataset(config.dataset, "val", evaluated, *settings, **own) if apart else None
-    test = build_dataset(config.dataset, "test", evaluated, *settings, **own)
-    return Data(train, val, test, train.steps, info)
+    val = Batches(source, "val", evaluated, shard) if apart else None
+    test = Batches(source, "test", evaluated, shard)
+    splits = tuple(split for split in (train, val, test) if split)
+    return Data(train, val and val.epoch(), test.epoch(), train.steps, info, splits)
 
 
 def build_pruner(config, network, schedule):
@@ -135,12 +145,10 @@ def build_pruner(config, network, schedule):
     """
     if schedule is None:
         return None
-    growth = METHODS[config.method]["growth"]
-    weights = prunable_weights(network)
-    floor = config.min_layer_density
-    alike = config.distribution == "uniform"
+    floor, alike = config.min_layer_density, config.distribution == "uniform"
     own = {} if alike else depthwise_densities(network, schedule.density, floor)
-    return Pruner(weights, schedule, config.distribution, growth, config.seed, floor, own)
+    allocation = Allocation(config.distribution, floor, own)
+    return Pruner(prunable_weights(network), schedule, allocation, METHODS[config.method]["growth"], config.seed)
 
 
 def build_step(config, info, network, optimizer, pruner, scale, average, workers):

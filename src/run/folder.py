@@ -3,12 +3,14 @@
 import json
 import math
 import os
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..config.files import save_yaml
 from ..platform.errors import InputError
-from ..platform.files import append_line, remove_temporaries, replace_file
+from ..platform.files import append_line, remove_temporaries, replace_file, sync_folder
+from ..platform.lock import FolderLock
 from ..weights.checkpoint import read_checkpoint, write_checkpoint, write_network
 from .resume import previous_of
 
@@ -26,23 +28,43 @@ class RunFolder:
         self.result = self.path / "result.json"
         self.config = self.path / "config.yaml"
         self.drawn = [self.path / name for name in ("curves.png", "layers.png", "report.html")]
+        self._coming = self.path / ".coming"  # files of a run that begins here, as long as it has no state
+        self._begins = None
+        self._lock = None
 
-    def open(self, config):
-        """Make the folder and save the resolved configuration; refuse to touch another run in it, unless told to.
+    def claim(self):
+        """Keep all others from writing here until `release()`, if the folder is there; done before it is read.
 
-        Raises InputError.
+        Raises InputError if another process writes here.
+        """
+        if self._lock is None and self.path.is_dir():
+            with self._making():
+                self._lock = FolderLock(self.path, "output_path")
+
+    def release(self):
+        """Let others write here."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def open(self, config, source=None):
+        """Make the folder, claim it, and go on with the run that it holds; or prepare for one that begins here.
+
+        source: the folder that such a run comes from, and brings its files of, if any. What the folder holds of another
+        run stays until the first state is written. Raises InputError, also if nothing says that it may go.
         """
         self.check(config)
-        try:
+        with self._making():
             self.path.mkdir(parents=True, exist_ok=True)
+            self.claim()
+            self.check(config)  # another run may have been quicker
             for file in (*self._files(), self.config):
                 remove_temporaries(file)
-            if not self._goes_on_here(config):
-                for file in self._held():
-                    file.unlink()
-            save_yaml(config, self.config)
-        except OSError as error:
-            raise InputError(f"output_path: cannot write to {self.path}: {error.strerror}") from None
+            shutil.rmtree(self._coming, ignore_errors=True)
+            if self._goes_on_here(config):
+                save_yaml(config, self.config)
+            else:
+                self._begins = config, source
 
     def check(self, config):
         """Raise InputError if the folder holds another run and nothing says what to do with it."""
@@ -51,13 +73,6 @@ class RunFolder:
                 f"output_path: {self.path} already holds a run; continue it with --resume_ckpt auto, "
                 "replace it with --overwrite, or choose another --output_path"
             )
-
-    def take_over(self, folder):
-        """Copy what a run in another folder, which goes on here, has brought forth so far."""
-        for file in (self.best, self.last, self.metrics):
-            if (folder / file.name).exists():
-                with self._writing(file):
-                    replace_file(file, [(folder / file.name).read_bytes()])
 
     def best_epoch(self):
         """The epoch of best.ckpt; infinity if the file is damaged, 0 if there is none."""
@@ -85,9 +100,37 @@ class RunFolder:
         return self.resume if resume_ckpt == "auto" else Path(resume_ckpt)
 
     def write_state(self, arrays, progress):
-        """resume.ckpt; the one before it becomes resume.previous.ckpt."""
+        """resume.ckpt; the one before it becomes resume.previous.ckpt. The first takes the place of another run."""
         with self._writing(self.resume):
-            write_checkpoint(self.resume, arrays, progress, keep=self.previous)
+            if self._begins is None:
+                write_checkpoint(self.resume, arrays, progress, keep=self.previous)
+            else:
+                self._begin(*self._begins, arrays, progress)
+
+    def _begin(self, config, source, arrays, progress):
+        """The first state and all that comes with it; the files of another run go when all is on the disk."""
+        coming = RunFolder(self._coming)
+        try:
+            coming.path.mkdir()
+            save_yaml(config, coming.config)
+            write_checkpoint(coming.resume, arrays, progress)
+            if source is not None:
+                coming.take_over(source, progress["epoch"])
+            for file in self._held():
+                file.unlink()
+            for file in sorted(coming.path.iterdir(), key=lambda file: file.name == self.resume.name):
+                os.replace(file, self.path / file.name)
+            sync_folder(self.path)
+        finally:
+            shutil.rmtree(coming.path, ignore_errors=True)
+        self._begins = None
+
+    def take_over(self, folder, epoch):
+        """Copy what a run in another folder, which goes on here, has brought forth up to an epoch. Raises OSError."""
+        for file in (self.best, self.last, self.metrics):
+            if (folder / file.name).exists():
+                replace_file(file, [(folder / file.name).read_bytes()])
+        self.keep_metrics(epoch)
 
     def go_back(self):
         """Put the previous state in the place of the newest, which is damaged: it must not become the previous one."""
@@ -116,6 +159,13 @@ class RunFolder:
         """result.json, written once, at the end."""
         with self._writing(self.result):
             replace_file(self.result, [json.dumps(result, indent=1).encode() + b"\n"])
+
+    @contextmanager
+    def _making(self):
+        try:
+            yield
+        except OSError as error:
+            raise InputError(f"output_path: cannot write to {self.path}: {error.strerror}") from None
 
     @contextmanager
     def _writing(self, path):

@@ -53,7 +53,7 @@ def _layers(parts):
         for row, count in zip(rows, parts.pruner.least_counts()):
             row.append(count)
         # The global threshold's share for a layer depends on the weights to come; what it leaves in all does not.
-        globally = parts.pruner.distribution == "global"
+        globally = parts.pruner.allocation.distribution == "global"
         headers.append("kept at the end: layer at least, total exactly" if globally else "kept at the end")
         total.append(parts.pruner.target)
     rows.append(total)

@@ -12,7 +12,9 @@ from ..platform.stopping import SIGNALS, Stopped, StopSignals
 from ..pruning.pruner import UpdateRecord
 from ..training.finite import check_parameters
 from ..training.state import RunState
+from .identity import check_content
 from .resume import check_recipe, read_run, recipe_hash
+from .saved import check_progress, read_progress
 
 
 @dataclass
@@ -56,6 +58,8 @@ class RunSaver:
         others = [p for part in (self.step, parts.scale, parts.average) if part is not None for p in part.state]
         own = [*statistics, *self.step.state]
         self.state = RunState(self.network, parts.optimizer, parts.pruner, others, own, workers)
+        self.steps_per_epoch = parts.data.steps_per_epoch
+        self.content = parts.data.content()
         self.progress = Progress()
         self.signals = StopSignals()
         self.saved = time.monotonic()
@@ -93,6 +97,7 @@ class RunSaver:
             "rank_losses": None if self.step.last_rank_loss is None else rank_losses,
             "recipe": recipe_hash(self.config),
             "config": dict(self.config),
+            "data": self.content,
         }
         self.folder.write_state(arrays, written)
 
@@ -100,21 +105,25 @@ class RunSaver:
         """Take over the state that `resume_ckpt` names; returns the file that it was found in. Raises InputError."""
         path = self.folder.resume_path(self.config.resume_ckpt)
         arrays, saved, found = read_run(path)
-        check_recipe(found, saved["config"], self.config)
-        self.state.load(arrays, found)
-        self.step.step = saved["step"]
-        started = time.monotonic() - saved["seconds"]
-        self.progress = Progress(saved["epoch"], saved.get("initial"), saved["best"], saved["last"], started)
-        if saved["update"] is not None:
-            self.step.last_update = UpdateRecord(**saved["update"])
-        losses = saved["rank_losses"]
+        saved = read_progress(found, saved)
+        check_recipe(found, saved.config, self.config)
+        check_content(found, saved.data, self.content)
+        check_progress(found, saved, self.steps_per_epoch, self.config.epoch_size)
+        self.state.load(arrays, found, saved.step)
+        self.step.step = saved.step
+        started = time.monotonic() - saved.seconds
+        best, last = (record and record.model_dump() for record in (saved.best, saved.last))
+        self.progress = Progress(saved.epoch, saved.initial, best, last, started)
+        if saved.update is not None:
+            self.step.last_update = UpdateRecord(**saved.update.model_dump())
+        losses = saved.rank_losses
         if losses is not None:
             same = len(losses) == self.workers.size
             self.step.last_rank_loss = losses[self.workers.rank] if same else sum(losses) / len(losses)
         if self.workers.rank == 0:
             if found != path:
                 print(f"{path} is missing or damaged; continuing from the copy before it, {found}", file=sys.stderr)
-            print(f"continuing after step {saved['step']}, recipe {recipe_hash(self.config)}", file=sys.stderr)
+            print(f"continuing after step {saved.step}, recipe {recipe_hash(self.config)}", file=sys.stderr)
         return found
 
     def save_if_due(self):

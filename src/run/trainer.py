@@ -10,7 +10,7 @@ from mindspore import Tensor, ops
 from tqdm import tqdm
 
 from ..config.keys import evaluation_batch
-from ..data import batches
+from ..data.batches import iterate
 from ..platform.parallel import SINGLE
 from ..pruning.pruner import prunable_weights, transposed_groups
 from ..report.sparsity import sparsity_report
@@ -19,6 +19,7 @@ from ..weights.checkpoint import read_checkpoint
 from .build import build_parts, describe_model
 from .final_scores import final_scores
 from .folder import RunFolder
+from .identity import check_alike, identity
 from .resume import recipe_hash
 from .saving import RunSaver, is_better
 
@@ -56,8 +57,18 @@ class Trainer:
     def run(self):
         """Train to the last epoch; returns the content of result.json.
 
-        On SIGINT or SIGTERM it ends after the step at hand, saved, with Stopped.
+        On SIGINT or SIGTERM it ends after the step at hand, saved, with Stopped. Nobody else can write to the output
+        folder meanwhile; raises InputError if somebody does.
         """
+        try:
+            return self._run()
+        finally:
+            self.folder.release()
+
+    def _run(self):
+        check_alike(identity(self.config, self.saver.content), self.workers)
+        if self.writes:
+            self.folder.claim()
         found = self.saver.resume() if self.config.resume_ckpt else None
         moved = found is not None and found.resolve().parent != self.folder.path.resolve()
         if found is None and self.writes:
@@ -72,16 +83,17 @@ class Trainer:
         return self._write_result()
 
     def _open_folder(self, found, moved):
-        """Make the output folder, or bring its files back to the state `found`; take over those of one that `moved`."""
-        self.folder.open(self.config)
-        if moved:
-            self.folder.take_over(found.parent)
-        self.folder.keep_metrics(self.progress.epoch)
-        if self.folder.best_epoch() > self.progress.epoch < self.config.epoch_size:
+        """Make the output folder, or bring its files back to the state `found`; one that `moved` brings its own."""
+        self.folder.open(self.config, found.parent if moved else None)
+        if found is None:
+            return
+        if RunFolder(found.parent).best_epoch() > self.progress.epoch < self.config.epoch_size:
             # The file has run ahead of the state: the next epoch that counts replaces both.
             self.progress.best = None
-        if found is not None and found.resolve() == self.folder.previous.resolve():
-            self.folder.go_back()
+        if not moved:
+            self.folder.keep_metrics(self.progress.epoch)
+            if found.resolve() == self.folder.previous.resolve():
+                self.folder.go_back()
 
     def _train_epochs(self):
         with tqdm(
@@ -107,7 +119,7 @@ class Trainer:
         data = self.parts.data.train.epoch(epoch)
         if done:
             data.set_init_step(done)
-        return batches(data.create_tuple_iterator(num_epochs=1))
+        return iterate(data.create_tuple_iterator(num_epochs=1))
 
     def _train_epoch(self, bar):
         """Train from where the run is to the end of the epoch, and evaluate; returns the metrics."""

@@ -16,9 +16,10 @@ from ..models import build_model
 from ..platform.command_line import Parser
 from ..platform.errors import InputError, run_program
 from ..platform.files import check_new, replace_file, writing
-from ..weights.checkpoint import load_weights, read_any_checkpoint, read_checkpoint, write_network
+from ..weights.checkpoint import load_weights, read_any_checkpoint, write_network
 from ..weights.naming import identify, to_torch
 from ..weights.pretrained import read_weights
+from ..weights.trained import load_trained
 
 _TORCH_SUFFIXES = (".safetensors", ".pth")
 _SMALL_IMAGES = ("cifar10", "cifar100", "characters", "digits")
@@ -77,14 +78,13 @@ def torch_to_mindspore(source, target, dataset=None):
 
 def mindspore_to_torch(source, target):
     """Write a deployable checkpoint's weights under torchvision's names; returns a line on it. Raises InputError."""
-    tensors, description = read_checkpoint(source)
-    if "model" not in description:
-        raise InputError(f"{source}: not a deployable checkpoint; give the best.ckpt or last.ckpt of a run")
+    trained = load_trained(source)
+    tensors = {parameter.name: parameter.asnumpy() for parameter in trained.network.get_parameters()}
     renamed = to_torch(tensors)
     content = _torch_file(renamed) if target.suffix == ".pth" else save(_contiguous(renamed))
     with writing(target, "OUT"):
         replace_file(target, [content])
-    return f"{target}: {description['model']['name']} under PyTorch's names, {_count(tensors)}"
+    return f"{target}: {trained.config.model} under PyTorch's names, {_count(tensors)}"
 
 
 def _torch_file(tensors):

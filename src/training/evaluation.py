@@ -6,7 +6,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from ..data import batches
+from ..data.batches import iterate
 from ..platform.parallel import SINGLE
 
 PADDING = -1  # label of the images that only fill the last batch
@@ -41,7 +41,7 @@ class Evaluator:
         self.network.set_train(False)
         try:
             totals = np.zeros(4)
-            for batch in batches(dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)):
+            for batch in iterate(dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)):
                 if self.stop():
                     return None
                 totals += [*(float(total) for total in self.count(*self._pad(*batch))), len(batch[1])]

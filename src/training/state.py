@@ -54,22 +54,46 @@ class RunState:
         digest = digest_of([*(parameter.asnumpy() for parameter in shared), *masks, step])
         self.workers.check_equal(digest, f"weights and optimiser state after step {step}")
 
-    def load(self, arrays, path):
-        """Set everything from what `arrays()` gave. Raises InputError if it comes from another kind of run."""
+    def load(self, arrays, path, step=None):
+        """Set everything from what `arrays()` gave after `step` (None: the masks need not fit a schedule).
+
+        Raises InputError if it comes from another kind of run, or its masks fit neither weights nor schedule; then
+        only weights may have changed.
+        """
         prefix = "network."
         load_weights(self.network, {n[len(prefix) :]: a for n, a in arrays.items() if n.startswith(prefix)}, path)
-        try:
-            for name, parameter in self.named.items():
-                ops.assign(parameter, Tensor(arrays[name]))
-            if self.pruner is not None:
-                packed = [(arrays[f"mask.{weight.name}"], weight) for weight in self.pruner.weights]
-                self.pruner.load_masks(
-                    np.unpackbits(bits, count=weight.size).astype(bool).reshape(weight.shape) for bits, weight in packed
-                )
-        except KeyError as error:
-            raise InputError(f"resume_ckpt: {path} lacks {error}; it comes from a run with another recipe") from None
-        if "workers.own" in arrays:
-            self._load_own(arrays["workers.own"])
+        for name, parameter in self.named.items():
+            _check_like(parameter, _array_of(arrays, name, path), name, path)
+        masks = None if self.pruner is None else self._masks(arrays, path, step)
+        rows = arrays.get("workers.own")
+        if rows is not None:
+            own = sum(parameter.size for parameter in self.own)
+            if rows.ndim != 2 or rows.shape[1] != own or rows.dtype != np.float32:
+                raise InputError(f"resume_ckpt: {path}: workers.own is not float32 of {own} columns")
+        for name, parameter in self.named.items():
+            ops.assign(parameter, Tensor(arrays[name]))
+        if masks is not None:
+            self.pruner.load_masks(masks)
+        if rows is not None:
+            self._load_own(rows)
+
+    def _masks(self, arrays, path, step):
+        """The masks in `arrays`, which must be whole, zero the weights, and keep as many as the schedule says."""
+        masks = []
+        for weight in self.pruner.weights:
+            name = f"mask.{weight.name}"
+            bits = _array_of(arrays, name, path)
+            if bits.dtype != np.uint8 or bits.shape != (-(-weight.size // 8),):
+                raise InputError(f"resume_ckpt: {path}: {name} is not a mask of {weight.size} weights")
+            mask = np.unpackbits(bits, count=weight.size).astype(bool).reshape(weight.shape)
+            if weight.asnumpy()[~mask].any():
+                raise InputError(f"resume_ckpt: {path}: {weight.name} has non-zero weights outside its mask")
+            masks.append(mask)
+        kept = sum(map(np.count_nonzero, masks))
+        if step is not None and kept != self.pruner.budget_at(step):
+            expected = self.pruner.budget_at(step)
+            raise InputError(f"resume_ckpt: {path}: its masks keep {kept} weights, not {expected} as after step {step}")
+        return masks
 
     def _load_own(self, rows):
         same = len(rows) == self.workers.size
@@ -77,3 +101,17 @@ class RunState:
         parts = np.split(values, np.cumsum([parameter.size for parameter in self.own])[:-1])
         for parameter, part in zip(self.own, parts):
             ops.assign(parameter, Tensor(part.reshape(parameter.shape)))
+
+
+def _array_of(arrays, name, path):
+    if name not in arrays:
+        raise InputError(f"resume_ckpt: {path} lacks {name!r}; it comes from a run with another recipe")
+    return arrays[name]
+
+
+def _check_like(parameter, array, name, path):
+    expected = parameter.asnumpy()
+    if (array.dtype, array.shape) != (expected.dtype, expected.shape):
+        raise InputError(
+            f"resume_ckpt: {path}: {name} is {array.dtype} {array.shape}, not {expected.dtype} {expected.shape}"
+        )

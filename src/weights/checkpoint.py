@@ -6,10 +6,9 @@ not know and therefore skips: `mindspore.load_checkpoint` sees the tensors and n
 
 import binascii
 import json
+import math
 from itertools import chain
-from pathlib import Path
 
-import mindspore as ms
 import numpy as np
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -17,12 +16,20 @@ from mindspore import Tensor, ops
 from mindspore.train.checkpoint_pb2 import Checkpoint
 
 from ..platform.errors import InputError
-from ..platform.files import replace_file
+from ..platform.files import GIB, MIB, read_regular, replace_file
 from ..pruning.pruner import prunable_weights
 
 _DESCRIPTION_FIELD = 1000  # protobuf field number; MindSpore's own message uses number 1
 _CHECKSUM_MARK = b"crc_num"  # MindSpore's trailer: this mark, then the CRC-32 of all bytes before it in ten bytes
 _TRAILER = len(_CHECKSUM_MARK) + 10
+_LARGEST_FILE = 2 * GIB  # protobuf's limit
+LARGEST_DESCRIPTION = 4 * MIB  # in bytes of JSON, which takes up to thirty times as much memory once it is read
+_DTYPES = {  # by MindSpore's name
+    **{name: np.dtype(name.lower()) for name in ("Bool", "Int8", "Int16", "Int32", "Int64")},
+    **{name: np.dtype(name.lower()) for name in ("UInt8", "UInt16", "UInt32", "UInt64")},
+    **{name: np.dtype(name.lower()) for name in ("Float16", "Float32", "Float64")},
+    "BFloat16": np.dtype(np.uint16),  # the upper half of a float32
+}
 
 
 def write_checkpoint(path, tensors, description, keep=None):
@@ -49,7 +56,7 @@ def read_any_checkpoint(path):
 
     Raises InputError if the file cannot be read or is damaged.
     """
-    content = _read(path)
+    content = memoryview(read_regular(path, f"{path}: cannot read the checkpoint", _LARGEST_FILE))
     checked = content[-_TRAILER:-10] == _CHECKSUM_MARK
     if checked:
         body, checksum = content[:-_TRAILER], int.from_bytes(content[-10:], "big")
@@ -60,9 +67,13 @@ def read_any_checkpoint(path):
     message = Checkpoint()
     try:
         message.ParseFromString(body)
-        tensors = {entry.tag: _array(path, entry) for entry in message.value}
     except (DecodeError, UnicodeDecodeError):
         raise InputError(f"{path}: not a MindSpore checkpoint, or a truncated one") from None
+    tensors = {}
+    for entry in message.value:
+        if entry.tag in tensors:
+            raise InputError(f"{path}: holds tensor {entry.tag} twice")
+        tensors[entry.tag] = _array(path, entry)
     for field in UnknownFieldSet(message):
         if field.field_number == _DESCRIPTION_FIELD:
             if not checked:  # `write_checkpoint` never leaves it out
@@ -100,29 +111,33 @@ def load_weights(network, tensors, path):
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise InputError(f"{path}: does not fit the network: {', '.join(problems[:3])}{more}")
+    arrays = {name: _sound(path, name, tensors[name], parameter) for name, parameter in parameters.items()}
     for name, parameter in parameters.items():
         # Not load_param_into_net, which gives a parameter new memory: graphs compiled before would keep the old one.
-        ops.assign(parameter, Tensor(tensors[name], parameter.dtype))
+        ops.assign(parameter, Tensor(arrays[name], parameter.dtype))
 
 
-def _read(path):
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the checkpoint: {error.strerror}") from None
+def _sound(path, name, array, parameter):
+    """An array in the type of its parameter. Raises InputError if its values are none that training leaves."""
+    if parameter.dtype.is_floating_point:
+        with np.errstate(over="ignore"):
+            array = np.asarray(array, np.float32)
+        # Of a NaN among them, the least and the largest are NaN: no array as large as the tensor is needed.
+        if array.size and not (math.isfinite(array.min()) and math.isfinite(array.max())):
+            raise InputError(f"{path}: {name} has values that are not finite, or beyond float32; use another copy")
+        if name.endswith("moving_variance") and array.min(initial=0) < 0:
+            raise InputError(f"{path}: {name} has negative variances; use another copy")
+    return array
 
 
 def _description(path, data):
     try:
+        if len(data) > LARGEST_DESCRIPTION:
+            raise ValueError
         description = json.loads(data.decode("utf-8"))
         if not isinstance(description, dict):
             raise TypeError
-    except (
-        AttributeError,
-        TypeError,
-        ValueError,
-        RecursionError,
-    ):  # a number, no text, no JSON, no object
+    except (AttributeError, TypeError, ValueError, RecursionError):  # a number, no text, no JSON, no object
         raise InputError(f"{path}: its description is damaged; use another copy") from None
     return description
 
@@ -131,10 +146,13 @@ def _array(path, entry):
     tensor = entry.tensor
     shape = () if list(tensor.dims) == [0] else tuple(tensor.dims)
     try:
-        dtype = ms.dtype_to_nptype(getattr(ms, tensor.tensor_type.lower()))
-        return np.frombuffer(tensor.tensor_content, dtype).reshape(shape).copy()
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        array = np.frombuffer(tensor.tensor_content, _DTYPES[tensor.tensor_type])
+        if min(shape, default=0) < 0:
+            raise ValueError
+        array = array.reshape(shape).copy()
+    except (KeyError, OverflowError, ValueError):
         raise InputError(f"{path}: tensor {entry.tag} does not match its declared type and shape") from None
+    return (array.astype(np.uint32) << 16).view(np.float32) if tensor.tensor_type == "BFloat16" else array
 
 
 def _content(tensors, description):

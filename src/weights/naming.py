@@ -11,7 +11,6 @@ import numpy as np
 
 from ..platform.errors import InputError
 
-WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
 _STATISTICS = {"running_mean": "moving_mean", "running_var": "moving_variance"}
 _AFFINE = {"weight": "gamma", "bias": "beta"}
 _IMAGENET_LAYERS = {  # (blocks per stage, convolutions per block) -> depth
@@ -20,18 +19,6 @@ _IMAGENET_LAYERS = {  # (blocks per stage, convolutions per block) -> depth
     ((3, 4, 6, 3), 3): 50,
     ((3, 4, 23, 3), 3): 101,
 }
-
-
-def unwrap(content):
-    """The state dict (name -> array) inside the object that a PyTorch file holds. Raises InputError without one."""
-    if isinstance(content, dict):
-        for key in WRAPPERS:
-            if isinstance(content.get(key), dict):
-                return unwrap(content[key])
-        tensors = {name: value for name, value in content.items() if isinstance(value, np.ndarray)}
-        if tensors:
-            return tensors
-    raise InputError(f"no state dict in the file; it must be one, or hold one under {', '.join(WRAPPERS)}")
 
 
 def is_torch_named(tensors):
@@ -49,7 +36,8 @@ def from_torch(tensors):
             continue
         normalisation = f"{layer}.running_mean" in tensors
         kind = _STATISTICS.get(kind) or (_AFFINE.get(kind, kind) if normalisation else kind)
-        renamed[f"{_layer_from_torch(layer)}.{kind}"] = np.asarray(value, np.float32)
+        with np.errstate(over="ignore"):  # found with all that is not finite
+            renamed[f"{_layer_from_torch(layer)}.{kind}"] = np.asarray(value, np.float32)
     return _fold_biases(renamed)
 
 
@@ -75,11 +63,11 @@ def identify(tensors):
     Raises InputError if it is none of ours.
     """
     try:
-        num_classes = tensors["classifier.weight"].shape[0]
+        num_classes, _ = tensors["classifier.weight"].shape
         if "features.0.weight" in tensors:
             return _model("vgg19", num_classes, tensors["features.0.weight"].shape[1])
         width, in_channels, size, _ = tensors["conv1.weight"].shape
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, IndexError):  # missing, or of other dimensions
         raise InputError(
             "not a ResNet or VGG of one linear layer: no conv1 or features.0, or no fc or classifier"
         ) from None
@@ -115,6 +103,6 @@ def _fold_biases(tensors):
     for name in [n for n in tensors if re.fullmatch(r"features\.\d+\.bias", n)]:
         index = int(name.split(".")[1])
         mean = f"features.{index + 1}.moving_mean"
-        if f"features.{index}.weight" in tensors and mean in tensors:
+        if f"features.{index}.weight" in tensors and mean in tensors and tensors[mean].shape == tensors[name].shape:
             tensors[mean] = tensors[mean] - tensors.pop(name)
     return tensors

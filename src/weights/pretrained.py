@@ -9,13 +9,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from ..platform.errors import InputError
+from ..platform.files import GIB, MIB, reading
 from ..pruning.pruner import prunable_layers
 from .checkpoint import load_weights, read_any_checkpoint
-from .naming import from_torch, is_torch_named, unwrap
+from .naming import from_torch, is_torch_named
 from .torch_files import read_torch
 
 # What MindSpore's own training loop writes beside a network's parameters.
 _TRAINING_STATE = ("learning_rate", "momentum", "global_step", "epoch_num", "step_num", "scale_value", "counter")
+_LARGEST_FILE = 4 * GIB
+_LARGEST_HEADER = 4 * MIB  # of safetensors, in JSON
 _OPTIMIZER_PREFIXES = ("moments.", "accum.", "velocity.")
 
 
@@ -55,20 +58,20 @@ def read_weights(path):
 
 def _read(path):
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            start = file.read(2)
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the weights: {error.strerror}") from None
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: not a safetensors file, or a damaged one: {error}") from None
-    if zipfile.is_zipfile(path) or start == b"\x80\x02":  # a zip archive, or a pickle: MindSpore's files are neither
-        try:
-            return unwrap(read_torch(path))
-        except InputError as error:
-            message = str(error)
-            raise InputError(message if message.startswith(str(path)) else f"{path}: {message}") from None
-    return read_any_checkpoint(path)[0]
+        return _read_safetensors(path)
+    with reading(path, f"{path}: cannot read the weights", _LARGEST_FILE) as (file, _):
+        start = file.read(2)
+        torch = zipfile.is_zipfile(file) or start == b"\x80\x02"  # an archive, a pickle: MindSpore's files are neither
+    return read_torch(path) if torch else read_any_checkpoint(path)[0]
+
+
+def _read_safetensors(path):
+    with reading(path, f"{path}: cannot read the weights", _LARGEST_FILE) as (file, _):
+        header = int.from_bytes(file.read(8), "little")
+    try:
+        if header > _LARGEST_HEADER:
+            raise ValueError(f"a header of {header:,} bytes")
+        return load_file(path)
+    except (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{path}: not a safetensors file, or a damaged one: {error}") from None

@@ -1,24 +1,27 @@
 """Reading PyTorch's checkpoint files without PyTorch, and without running anything that a file may ask for.
 
 A PyTorch file is a Python pickle that refers to raw arrays. Unpickling normally calls whatever the file names; here
-every name but the few that describe a tensor becomes an inert object, so that training state around the weights (an
-optimiser, an argument namespace) is passed over. Both layouts are read: the zip archive (PyTorch 1.6 and later) and
-the older sequence of pickles.
+(`pickles`) nothing is called, and of all that a file holds only the tensors of its state dict are looked at: training
+state around them (an optimiser, an argument namespace) is passed over. Both layouts are read: the zip archive (PyTorch
+1.6 and later) and the older sequence of pickles.
 """
 
 import io
 import math
 import operator
-import pickle
 import zipfile
-from collections import OrderedDict
-from pathlib import Path
 
 import numpy as np
 
 from ..platform.errors import InputError
+from ..platform.files import GIB, MIB, reading
+from .pickles import Call, Name, Reference, read_pickle
 
 MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the older layout
+WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
+_LARGEST_FILE = 4 * GIB
+_LARGEST_PICKLE = 8 * MIB  # ResNet-50's has 50 kB; PyTorch's names and calls take some hundred times its bytes
+_MOST_DIMENSIONS = 8
 _DTYPES = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",
@@ -33,148 +36,118 @@ _DTYPES = {
 }
 
 
-class _Inert:
-    """Stands for anything that is not a tensor: takes every argument and state, and does nothing."""
-
-    def __new__(cls, *args, **kwargs):
-        return super().__new__(cls)
-
-    def __init__(self, *args, **kwargs):
-        pass
-
-    def __call__(self, *args, **kwargs):
-        return self
-
-    def __setstate__(self, state):
-        pass
-
-    def __setitem__(self, key, value):
-        pass
-
-    def append(self, item):
-        pass
-
-    def extend(self, items):
-        pass
-
-    def __hash__(self):
-        return id(self)
-
-
-class _Storage:
-    """A raw array in the file: its key there, its type, and, once it is read, its values."""
-
-    def __init__(self, kind, key):
-        self.kind = kind
-        self.key = key
-        self.values = None
-
-
-class _Tensor:
-    """A view of a storage, not yet checked."""
-
-    def __init__(self, storage, offset, size, stride):
-        self.view = (storage, offset, size, stride)
-
-
-def _rebuild_tensor(storage, offset, size, stride, *rest):
-    return _Tensor(storage, offset, size, stride)
-
-
-def _rebuild_parameter(data, *rest):
-    return data
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows tensors and containers; everything else is inert."""
-
-    _NAMES = {  # noqa: RUF012  read only
-        ("collections", "OrderedDict"): OrderedDict,
-        ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-        ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
-        ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-    }
-
-    def __init__(self, file, storages):
-        super().__init__(file, encoding="latin-1")
-        self.storages = storages
-
-    def find_class(self, module, name):
-        if module == "torch" and name in _DTYPES:
-            return type(name, (_Inert,), {"kind": name})
-        return self._NAMES.get((module, name), _Inert)
-
-    def persistent_load(self, identifier):
-        _, kind, key = identifier[:3]
-        return self.storages.setdefault(str(key), _Storage(getattr(kind, "kind", None), str(key)))
-
-
 def read_torch(path):
-    """The pickled object of a PyTorch file: arrays for tensors, None for all that is neither data nor container.
+    """The tensors (name -> array) of the state dict that a PyTorch file is, or holds under one of WRAPPERS.
 
-    bfloat16 becomes float32. Raises InputError if the file is damaged or of another kind.
+    bfloat16 becomes float32. Raises InputError if the file is damaged, of another kind, or has none.
     """
-    storages = {}
-    try:
-        read = _read_zip if zipfile.is_zipfile(path) else _read_pickles
-        return _resolve(read(path, storages))
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the file: {error.strerror}") from None
-    except InputError:
-        raise
-    except Exception as error:  # pickle documents that damaged data may raise anything
-        raise InputError(f"{path}: not a PyTorch checkpoint, or a damaged one ({error})") from None
+    with reading(path, f"{path}: cannot read the file", _LARGEST_FILE) as (file, size):
+        try:
+            read = _read_zip if zipfile.is_zipfile(file) else _read_pickles
+            file.seek(0)
+            tensors = read(file, size)
+        except OSError:
+            raise
+        except Exception as error:  # damaged pickles and archives may raise anything
+            raise InputError(f"{path}: not a PyTorch checkpoint, or a damaged one ({error})") from None
+    if not tensors:
+        raise InputError(f"{path}: no state dict in the file; it must be one, or hold one under {', '.join(WRAPPERS)}")
+    return tensors
 
 
-def _read_zip(path, storages):
-    with zipfile.ZipFile(path) as archive:
-        member = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
-        if member is None:
+def _read_zip(file, size):
+    with zipfile.ZipFile(file) as archive:
+        members = {member.filename: member for member in archive.infolist()}
+        pickled = next((name for name in members if name.endswith("/data.pkl")), None)
+        if pickled is None:
             raise ValueError("no data.pkl inside")
-        folder = member[: -len("data.pkl")]
-        if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
+        folder = pickled[: -len("data.pkl")]
+
+        def read(name, most):
+            member = members[folder + name]
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size > most:
+                raise ValueError(f"{name} is compressed, or too large for the file")
+            return archive.read(member)
+
+        if f"{folder}byteorder" in members and read("byteorder", 10) != b"little":
             raise ValueError("big-endian")
-        content = _Unpickler(io.BytesIO(archive.read(member)), storages).load()
-        for storage in storages.values():
-            _fill(storage, archive.read(f"{folder}data/{storage.key}"))
-    return content
+        tensors = _find_tensors(read_pickle(io.BytesIO(read("data.pkl", _LARGEST_PICKLE)), _LARGEST_PICKLE))
+        values, left = {}, size
+        for reference, *_ in tensors.values():
+            kind, key = _storage(reference)
+            if key not in values:
+                data = read(f"data/{key}", left)  # members may lie on top of each other
+                left -= len(data)
+                values[key] = np.frombuffer(data, _DTYPES[kind])
+    return _arrays(tensors, values, size)
 
 
-def _read_pickles(path, storages):
-    with Path(path).open("rb") as file:
-        if _Unpickler(file, {}).load() != MAGIC:
-            raise ValueError("no PyTorch header")
-        for _ in range(2):  # version of the protocol, and sizes of C types
-            _Unpickler(file, {}).load()
-        content = _Unpickler(file, storages).load()
-        for key in _Unpickler(file, {}).load():
-            storage = storages[str(key)]
-            count = int.from_bytes(file.read(8), "little")
-            _fill(storage, file.read(count * np.dtype(_DTYPES[storage.kind]).itemsize))
-    return content
+def _read_pickles(file, size):
+    content = file.read(size)
+    file = io.BytesIO(content)
+    if read_pickle(file, _LARGEST_PICKLE) != MAGIC:
+        raise ValueError("no PyTorch header")
+    for _ in range(2):  # version of the protocol, and sizes of C types
+        read_pickle(file, _LARGEST_PICKLE)
+    references, values = [], {}
+    tensors = _find_tensors(read_pickle(file, _LARGEST_PICKLE, references))
+    kinds = {key: kind for kind, key in map(_storage, references)}
+    keys = read_pickle(file, _LARGEST_PICKLE)
+    offset = file.tell()
+    for key in keys:
+        dtype, count = np.dtype(_DTYPES[kinds[str(key)]]), int.from_bytes(content[offset : offset + 8], "little")
+        values[str(key)] = np.frombuffer(content, dtype, count, offset + 8) if count else np.zeros(0, dtype)
+        offset += 8 + count * dtype.itemsize
+    return _arrays(tensors, values, size)
 
 
-def _fill(storage, data):
-    storage.values = np.frombuffer(data, _DTYPES[storage.kind])
-    if storage.kind == "BFloat16Storage":
-        storage.values = (storage.values.astype(np.uint32) << 16).view(np.float32)
+def _find_tensors(content):
+    """The arguments (storage, offset, size, stride) of every tensor of the state dict in a pickle, by name."""
+    for _ in WRAPPERS:  # a wrapper may be wrapped, but not without end
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
+        content = content if inner is None else inner
+    tensors = {}
+    for name, value in content.items():
+        while isinstance(value, Call) and value.function == Name("torch._utils", "_rebuild_parameter"):
+            value = value.arguments[0]
+        if isinstance(value, Call) and value.function in _REBUILD:
+            if not isinstance(name, str):
+                raise ValueError("the name of a tensor is no text")
+            tensors[name] = value.arguments[:4]
+    return tensors
 
 
-def _resolve(item):
-    """Replace tensors by arrays, and drop what is inert, all through the containers."""
-    if isinstance(item, _Tensor):
-        return _array(*item.view)
-    if isinstance(item, dict):
-        return {key: _resolve(value) for key, value in item.items()}
-    if isinstance(item, (list, tuple)):
-        return [_resolve(value) for value in item]
-    return item if isinstance(item, (str, int, float, bool, bytes)) else None
+_REBUILD = (Name("torch._utils", "_rebuild_tensor_v2"), Name("torch._utils", "_rebuild_tensor"))
 
 
-def _array(storage, offset, size, stride):
+def _storage(reference):
+    """Type and key of the raw array that a Reference means."""
+    _, kind, key = reference.identifier[:3]
+    if not isinstance(reference, Reference) or kind.module != "torch" or not isinstance(key, (str, int)):
+        raise ValueError("a tensor has no storage")
+    return kind.name, str(key)
+
+
+def _arrays(tensors, values, size):
+    """The tensors as arrays; values: the raw arrays by key; size: of the file, in bytes."""
+    arrays, left = {}, 4 * size  # tensors may share a storage, or be wider here than in the file
+    for name, (reference, *view) in tensors.items():
+        kind, key = _storage(reference)
+        array = _array(values[key], *view)
+        if kind == "BFloat16Storage":
+            array = (array.astype(np.uint32) << 16).view(np.float32)
+        arrays[name] = array
+        left -= array.nbytes
+        if left < 0:
+            raise ValueError("its tensors are too large for the file")
+    return arrays
+
+
+def _array(values, offset, size, stride):
     """A contiguous copy of a view; a view that leaves its storage is refused."""
     offset, size, stride = operator.index(offset), tuple(map(operator.index, size)), tuple(map(operator.index, stride))
-    values = storage.values
+    if len(size) > _MOST_DIMENSIONS:
+        raise ValueError(f"a tensor has more than {_MOST_DIMENSIONS} dimensions")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride))
     if len(size) != len(stride) or min((offset, *size, *stride)) < 0 or (0 not in size and last >= values.size):
         raise ValueError("a tensor leaves its storage")

@@ -1,15 +1,18 @@
 """A trained network, rebuilt from its checkpoint alone."""
 
-from typing import NamedTuple, Optional
+from typing import Annotated, NamedTuple, Optional
 
 from easydict import EasyDict
 from mindspore import nn
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..config.keys import ModelName, evaluation_batch, resolve
-from ..data import PUBLISHED, DataInfo, published_info
+from ..data import PUBLISHED, published_info
+from ..data.batches import Source
+from ..data.info import DataInfo
 from ..models import build_model
 from ..platform.errors import InputError
+from ..platform.schema import first_problem
 from ..pruning.pruner import prunable_weights
 from .checkpoint import count_nonzeros, load_weights, read_checkpoint
 
@@ -19,9 +22,8 @@ MOST_IMAGES = 128  # per device in the largest recipes
 class Trained(NamedTuple):
     """network: in evaluation mode; config: of the run that trained it; data: what it has to know of its images.
 
-    nonzeros: of every prunable weight, as counted when
-    the checkpoint was written, or None where nobody counted; eval_batch_size: images at a time that fit the device
-    which trained it.
+    nonzeros: of every prunable weight, as counted when the checkpoint was written, or None where nobody counted;
+    eval_batch_size: images at a time that fit the device which trained it.
     """
 
     network: nn.Cell
@@ -40,6 +42,12 @@ class Trained(NamedTuple):
         """Names of its classes, or () where they are not known."""
         return self.data.classes
 
+    def source(self, data_path=None):
+        """The Source of its data: in `data_path`, or where they were in training."""
+        config = self.config
+        path = data_path or config.data_path
+        return Source(config.dataset, path, config.seed, config.val_fraction, self.classes, self.data)
+
     def weights(self):
         """Prunable weights as arrays by name."""
         return {weight.name: weight.asnumpy() for weight in prunable_weights(self.network)}
@@ -53,7 +61,7 @@ class Trained(NamedTuple):
 class _Architecture(BaseModel):
     """What `build_model` takes."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     name: ModelName
     num_classes: int = Field(ge=1, le=2**20)
@@ -62,12 +70,19 @@ class _Architecture(BaseModel):
     arguments: dict = {}
 
 
+_Side = Annotated[int, Field(ge=1, le=2**12)]  # pixels
+_Level = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+_Deviation = Annotated[float, Field(strict=True, gt=1e-5, le=1, allow_inf_nan=False)]
+
+
 class _Data(BaseModel):
     """What a DataInfo has beside shape and classes."""
 
-    mean: tuple[FiniteFloat, ...]
-    std: tuple[PositiveFloat, ...]
-    crop: float = Field(gt=0, le=1)
+    model_config = ConfigDict(extra="forbid")
+
+    mean: tuple[_Level, ...]
+    std: tuple[_Deviation, ...]
+    crop: float = Field(strict=True, ge=0.1, le=1)
     skipped: tuple[str, ...] = ()
 
 
@@ -76,11 +91,19 @@ class _Description(BaseModel):
 
     model: _Architecture
     config: dict
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, _Side, _Side]
     classes: tuple[str, ...] = ()
     data: Optional[_Data] = None
     nonzeros: Optional[dict[str, int]] = None
     eval_batch_size: Optional[int] = Field(None, ge=1, le=2**20)
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.image_shape[0] != self.model.in_channels:
+            raise ValueError(f"images of {self.image_shape[0]} colours for a network of {self.model.in_channels}")
+        if self.data and not len(self.data.mean) == len(self.data.std) == self.model.in_channels:
+            raise ValueError(f"mean and deviation are not of {self.model.in_channels} channels")
+        return self
 
 
 def load_trained(path):
@@ -89,12 +112,11 @@ def load_trained(path):
     if "model" not in description:
         raise InputError(f"{path}: not a deployable checkpoint; give the best.ckpt or last.ckpt of a run")
     try:
-        said = _Description(**description)
+        said = _Description.model_validate(description)
     except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"]))
-        raise InputError(f"{path}: its description is not one of this version: {key}: {problem['msg']}") from None
+        raise InputError(f"{path}: its description is not one of this version: {first_problem(error)}") from None
     config = resolve(said.config, where=f"{path}: configuration")
+    _check_declared(path, said.model, tensors)
     network = build_model(**said.model.model_dump())
     load_weights(network, tensors, path)
     network.set_train(False)
@@ -109,10 +131,15 @@ def _data_info(said, config, path):
         raise InputError(f"{path}: its description does not say mean and deviation of its images")
     known = published_info(config.dataset)._asdict() if said.data is None else said.data.model_dump()
     own = {"num_classes": said.model.num_classes, "image_shape": said.image_shape, "classes": said.classes}
-    info = DataInfo(**{**known, **own})
-    if said.data and not len(info.mean) == len(info.std) == said.model.in_channels:
-        raise InputError(f"{path}: mean and deviation are not of {said.model.in_channels} channels")
-    return info
+    return DataInfo(**{**known, **own})
+
+
+def _check_declared(path, model, tensors):
+    """Raise InputError if a network is too large by far for its file, before memory is taken for it."""
+    values = sum(tensor.size for tensor in tensors.values())
+    for key, least in (("num_classes", 64 * model.num_classes), ("width_factor", 200_000 * model.width_factor**2)):
+        if values < least:
+            raise InputError(f"{path}: does not fit the network: too small for {key} {getattr(model, key)}")
 
 
 def check_nonzeros(trained, path):

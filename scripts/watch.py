@@ -1,0 +1,56 @@
+"""Watches over the processes of `msrun` on this host: python scripts/watch.py MSRUN ENDS SCHEDULER_LOG PATIENCE
+
+MSRUN: its process, which leads a group of its own; ENDS: the file that worker.py writes. When a worker has failed, has
+vanished together with its watcher, or does not answer the scheduler, msrun may wait for minutes: for workers that do
+not come, or for one that is stopped. PATIENCE seconds after the first such sign the whole group is killed.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def main():
+    """Watch until msrun ends, or end it."""
+    msrun, ends, scheduler_log, patience = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])
+    seen, since = set(), None
+    while alive(msrun):
+        seen |= workers_of(msrun)
+        if since is None and in_trouble(seen, ends, scheduler_log):
+            since = time.monotonic()
+        if since is not None and time.monotonic() - since > patience:
+            os.killpg(msrun, signal.SIGKILL)
+            return
+        time.sleep(0.5)
+
+
+def in_trouble(seen, ends, scheduler_log):
+    """Whether the job cannot come to a good end any more; seen: all processes of workers that there have been."""
+    gone = sum(not alive(process) for process in seen)  # asked first: a worker writes its line before it goes
+    codes = [line.split()[1] for line in read(ends).splitlines()]
+    return gone > len(codes) or any(code != "0" for code in codes) or " is timed out" in read(scheduler_log)
+
+
+def workers_of(msrun):
+    """The watchers of workers among the processes that msrun has started."""
+    children = read(Path(f"/proc/{msrun}/task/{msrun}/children")).split()
+    return {int(child) for child in children if "MS_ROLE=MS_WORKER" in read(Path(f"/proc/{child}/environ")).split("\0")}
+
+
+def alive(process):
+    """Whether a process is there, and not only its exit code."""
+    return read(Path(f"/proc/{process}/stat")).rpartition(")")[2].split()[:1] not in ([], ["Z"], ["X"])
+
+
+def read(path):
+    """The text of a file; none if it is not there."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+if __name__ == "__main__":
+    main()
