@@ -111,7 +111,7 @@ all_done() { [ "$(grep -c ' 0$' "$ends" 2>/dev/null)" = "$device_num" ]; }
 # shellcheck disable=SC2329 # the traps below invoke it
 stop() {
     trap 'kill -INT $msrun 2>/dev/null || true' INT TERM HUP
-    local told=0 log process ended
+    local told=0 log process
     for log in "${own[@]}"; do
         process=$(sed -n '/^worker .*, process [0-9]*$/ { s/.* //p; q }' "$log" 2>/dev/null) || true
         if [ -n "$process" ] && kill -s "$1" "$process" 2>/dev/null; then
@@ -119,10 +119,8 @@ stop() {
         fi
     done
     [ "$told" = "$device_num" ] || kill -INT "$msrun" 2>/dev/null || true
-    while :; do
-        ended=0
-        wait "$msrun" || ended=$?
-        kill -0 "$msrun" 2>/dev/null || break
+    while kill -0 "$msrun" 2>/dev/null; do # a further signal interrupts `wait`
+        wait "$msrun" || true
     done
     if all_done; then
         exit 0 # it has come to its end all the same

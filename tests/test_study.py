@@ -113,8 +113,19 @@ def test_the_summary_has_a_cell_for_every_method_and_sparsity():
     assert rows[3:] == [[name, "", *["90.50 +- 0.71"] * 3] for name in compare_methods.METHODS]
 
 
+def test_lines_of_two_recipes_are_never_mixed():
+    whole = [result_of(run, 90.0) for run in compare_methods.main_part("digits")]
+    former = [result_of(run, 80.0) for data in ("digits", "characters") for run in compare_methods.main_part(data)]
+    lines = compare_methods.reported(whole, former)
+    assert {(line["data"], line["last"]["top1"]) for line in lines} == {("characters", 80.0), ("digits", 90.0)}
+    lines = compare_methods.reported(whole[1:], former)
+    assert {line["last"]["top1"] for line in lines} == {80.0}
+    assert len(lines) == len(former)
+
+
 def test_the_committed_tables_come_from_the_committed_results(tmp_path):
-    study_report.write_report(compare_methods.read_results(STUDY / "results.jsonl"), tmp_path)
+    new, former = (compare_methods.read_results(path) for path in (compare_methods.RESULTS, compare_methods.FORMER))
+    study_report.write_report(compare_methods.reported(new, former), tmp_path)
     assert (tmp_path / "tables.md").read_text() == (STUDY / "tables.md").read_text()
 
 
