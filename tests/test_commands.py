@@ -45,9 +45,9 @@ def commands_of(text):
 
 
 def all_commands():
-    """Those of all documents. The tests that the README has one start are these."""
+    """Those of all documents, but for the tests, which are these, and for MindSpore Lite, whose are in test_lite.py."""
     found = [command for name in DOCUMENTS for command in commands_of((ROOT / name).read_text(encoding="utf-8"))]
-    found = [command for command in found if "run_tests" not in command]
+    found = [command for command in found if "run_tests" not in command and "convert_lite" not in command]
     return [f"{command} {SHORT}" if TRAINING.search(command) else command for command in found]
 
 
@@ -55,7 +55,7 @@ def clone(folder):
     """The project in an empty folder, without an environment and what a run leaves."""
     for name in ("config", "docs", "scripts", "src"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in (*ROOT.glob("*.py"), *ROOT.glob("requirements*.txt")):
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("requirements*.txt"), ROOT / "constraints.txt"):
         shutil.copy(path, folder)
     return folder
 
@@ -99,7 +99,7 @@ def test_every_command_runs_after_those_before_it(trained_resnet20, tmp_path, mo
     python.parent.mkdir(parents=True)
     python.write_text(PRINT_ARGUMENTS)
     python.chmod(0o755)
-    for name in ("requirements.txt", "requirements-test.txt"):
+    for name in ("requirements.txt", "requirements-test.txt", "constraints.txt"):
         shutil.copy(ROOT / name, folder / ".venv")  # by which setup.sh knows that nothing is missing
     monkeypatch.chdir(folder)
     for command in all_commands():
