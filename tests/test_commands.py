@@ -117,7 +117,7 @@ def test_every_command_runs_after_those_before_it(trained_resnet20, tmp_path, mo
         except SystemExit as end:
             pytest.fail(f"{command}: exit code {end.code}: {capfd.readouterr().err[-2000:]}")
     assert re.search(r"^docs/digit\.png: \d \(\d+\.\d %\)$", capfd.readouterr().out, flags=re.M)
-    assert {"resnet20_digits", "best", "seed1", "compared", "workers", "dense_0", "edge.mindir", "restored.ckpt"} <= {
+    assert {"resnet20_digits", "best", "seed1", "compared", "workers", "dense_0", "edge.onnx", "restored.ckpt"} <= {
         path.name for path in (folder / "output").iterdir()
     }
 
