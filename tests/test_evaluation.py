@@ -138,7 +138,7 @@ def test_a_checkpoint_knows_how_many_images_fit_its_device(
     trainer = tiny_trainer(**settings)
     path = tmp_path / "net.ckpt"
     (tmp_path / "run").mkdir()
-    trainer._write_network(path, {"epoch": 1, "top1": 0.0})
+    trainer._write_network(path, {"epoch": 1, "top1": 0.0, "evaluated": "test"})
     if not recorded:
         arrays, description = read_checkpoint(path)
         assert description.pop("eval_batch_size")

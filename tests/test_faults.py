@@ -41,6 +41,8 @@ class Calls:
         return getattr(os, name)
 
     def open_file(self, path, mode, **options):
+        if mode == "rb":  # what is read is none of the calls of a save
+            return builtins.open(path, mode, **options)
         return File(self, self.call("open new file", lambda: builtins.open(path, mode, **options)))
 
 

@@ -59,7 +59,8 @@ def test_scripts_find_their_project_through_links_and_in_spite_of_cdpath(script,
     python.write_text('#!/bin/sh\necho "$@"\n')
     python.chmod(0o755)
     for folder in (project, project / ".venv"):
-        (folder / "requirements.txt").touch()
+        for name in ("requirements.txt", "constraints.txt"):
+            (folder / name).touch()
     done = run_script([script, "a.ckpt", "data", "--json"], project.parent)
     assert done.stdout.split() == [str(project / "eval.py"), "--ckpt", "a.ckpt", "--data_path", "data", "--json"]
     assert (done.returncode, done.stderr) == (0, "")

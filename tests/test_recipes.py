@@ -20,8 +20,8 @@ from src.run.resume import recipe_hash
 from src.run.trainer import Trainer
 from src.training.evaluation import Evaluator
 from src.weights.trained import load_trained
+from tests.in_process import ROOT, run
 from tests.test_convert import random_weights, shapes
-from tests.test_programs import ROOT, run
 
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
 
@@ -143,8 +143,8 @@ def test_a_corrupt_image_ends_the_run_with_its_name_in_one_line(tmp_path):
     bad = sorted(folder.glob("train/*/*.JPEG"))[5]
     bad.write_bytes(b"no image")
     options = ["--dataset", "imagenet", "--model", "resnet18", "--batch_size", "8", "--method", "dense"]
-    done = run(ROOT / "train.py", *options, "--data_path", folder, "--output_path", tmp_path / "run")
-    assert done.returncode == 2
+    done = run("train.py", *options, "--data_path", folder, "--output_path", tmp_path / "run")
+    assert done.code == 2
     assert done.stderr.startswith("error: data_path: ")
     assert done.stderr.count("\n") == 1
     assert str(bad) in done.stderr
@@ -154,10 +154,10 @@ def test_a_converted_checkpoint_needs_nothing_but_the_data(folders, tmp_path, rn
     """Convert a torchvision-named network and evaluate it with --ckpt and --data_path alone."""
     weights = random_weights(shapes("resnet18"), rng)
     save_file(weights, tmp_path / "in.safetensors")
-    done = run("-m", "src.tools.convert_torch", tmp_path / "in.safetensors", tmp_path / "out.ckpt", cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    done = run(ROOT / "eval.py", "--ckpt", tmp_path / "out.ckpt", "--data_path", folders["imagenet"])
-    assert done.returncode == 0, done.stderr
+    done = run("src.tools.convert_torch", tmp_path / "in.safetensors", tmp_path / "out.ckpt")
+    assert done.code == 0, done.stderr
+    done = run("eval.py", "--ckpt", tmp_path / "out.ckpt", "--data_path", folders["imagenet"])
+    assert done.code == 0, done.stderr
     left = sum(np.count_nonzero(weight) for weight in weights.values() if weight.ndim > 1)
     assert f"({left:,} of 11,678,912 weights left)" in done.stdout
     assert "3 images" in done.stdout

@@ -60,10 +60,19 @@ run_program(main)
 """
 
 
+def listen():
+    """Let a process have the SIGINT that a shell keeps from what runs in its background, these tests perhaps."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("program", [STARTING, BEGUN], ids=["starting", "begun"])
 def test_a_ctrl_c_ends_a_program_with_one_line(program):
     process = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=listen,
     )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
@@ -74,5 +83,5 @@ def test_a_ctrl_c_ends_a_program_with_one_line(program):
 def test_the_programs_are_imported_behind_that_line():
     """What they import before is a matter of milliseconds."""
     code = "import signal, src.programs as p, sys; print(signal.getsignal(2).__name__, 'mindspore' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, preexec_fn=listen)
     assert done.stdout == "_end False\n", done.stderr
