@@ -24,7 +24,7 @@ from src.run.build import build_parts  # noqa: E402
 from src.platform.command_line import Parser, positive  # noqa: E402
 from src.config.files import read_yaml  # noqa: E402
 from src.config.keys import resolve  # noqa: E402
-from src.data import imagenet  # noqa: E402
+from src.data import imagenet, published_info  # noqa: E402
 from src.data.sharding import Shard  # noqa: E402
 from src.platform.device import select_device  # noqa: E402
 from src.platform.errors import run_program  # noqa: E402
@@ -93,9 +93,10 @@ def compare_resizing(arguments):
     normalize = vision.Normalize([255 * value for value in imagenet.MEAN], [255 * value for value in imagenet.STD])
     rows, workers = [], min(arguments.num_workers, os.cpu_count())
     with data_folder("imagenet", arguments) as data_path:
-        loaded = imagenet.load("train", data_path)
+        info = published_info("imagenet")
+        loaded = imagenet.load("train", data_path, info)
         for split, operations in own.items():
-            antialiased = imagenet.dataset(loaded, split, workers, Shard(), 0)
+            antialiased = imagenet.dataset(loaded, split, info, workers, Shard(), 0)
             files = ImageFolderDataset(str(Path(data_path) / "train"), num_parallel_workers=workers, shuffle=True)
             picked = files.map([*operations, normalize, vision.HWC2CHW()], "image", num_parallel_workers=workers)
             rates, costs = zip(*(input_rate(data, arguments) for data in (antialiased, picked)))

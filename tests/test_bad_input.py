@@ -63,6 +63,7 @@ class Row(NamedTuple):
 CIFAR = "train.py --config_path cifar.yaml --output_path new --data_path"
 RESUME = "train.py --config_path run/config.yaml --output_path new --resume_ckpt"
 IMAGENET = "train.py --config_path imagenet.yaml --output_path new --data_path"
+FOLDER = "train.py --dataset folder --output_path new --image_size 32 --batch_size 2 --update_interval 1 --data_path"
 ROWS = [
     # the command line
     Row("a misspelt option", "train.py --sparcity 0.5", "did you mean --sparsity?", process=True),
@@ -80,6 +81,9 @@ ROWS = [
     Row("a learning rate that is no number", "train.py --lr nan", "lr: "),
     Row("an infinite learning rate", "train.py --lr inf", "lr: "),
     Row("an unknown model", "train.py --model resnet21", "model: "),
+    Row("a network that mindcv does not know", "train.py --model mindcv/mobilenet", "mindcv has no network mobilenet"),
+    Row("an argument for a network of ours", "train.py --model_args wings=2", "only for networks of mindcv"),
+    Row("an argument without a value", "train.py --model_args wings", "'wings' is not NAME=VALUE"),
     Row("an unknown method", "train.py --method prune", "method: "),
     Row("an empty output folder's name", "train.py --output_path=", "output_path: "),
     # configuration files
@@ -159,6 +163,12 @@ ROWS = [
     Row("too few class folders", f"{IMAGENET} few", "has 2 class folders"),
     Row("class folders without images", f"{IMAGENET} hollow", "no images in the class folders"),
     Row("a corrupt JPEG", f"{IMAGENET} corrupt", "cannot read corrupt/train/n00000001/1.JPEG"),
+    Row("a folder without train and val", f"{FOLDER} plain", "say which share of the images is to test the network"),
+    Row("a single class folder", f"{FOLDER} single --val_fraction 0.5", "has 1 class folders"),
+    Row("a picture that is none", f"{FOLDER} broken", "files cannot be read: train/cat/1.JPEG"),
+    Row("a class without a picture", f"{FOLDER} hole --val_fraction 0.5", "no image that can be read in hole/dog"),
+    Row("test pictures of another class", f"{FOLDER} strange", "strange/val/owl is none of the network's 2 classes"),
+    Row("the size of pictures elsewhere", "train.py --image_size 64", "image_size: only for dataset folder"),
     Row("too few images to hold any out", "train.py --val_fraction 0.001", "leaves none to choose by"),
     # checkpoints
     Row("no checkpoint given", "eval.py", "the following arguments are required: --ckpt"),
@@ -315,6 +325,19 @@ def _write_data():
         for name in ("cat", "dog"):
             Path("few", split, name).mkdir(parents=True)
     write_imagenet("hollow", 0, 0)
+    for folder, pictures in {
+        "plain": ["cat/1", "dog/1"],
+        "single": ["cat/1", "cat/2"],
+        "broken": ["train/cat/2", "train/dog/1", "val/dog/1"],
+        "hole": ["cat/1", "cat/2"],
+        "strange": ["train/cat/1", "train/dog/1", "val/owl/1"],
+    }.items():
+        for name in pictures:
+            picture = Path(folder, f"{name}.JPEG")
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 40)).save(picture)
+    Path("broken/train/cat/1.JPEG").write_text("no picture")
+    Path("hole/dog").mkdir()
     write_imagenet("corrupt", 2, 1, lambda index: np.zeros((40, 50, 3), np.uint8))
     image = Path("corrupt/train/n00000001/1.JPEG")
     image.write_bytes(b"\xff" * 300)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from src.data import DATASETS
+from src.data import DATASETS, published_info
+from src.data.batches import Source
 from src.rpg_cell import GramRankTerm, SVDRankTerm
 from src.run import build
 from src.run.build import build_parts
@@ -204,7 +205,9 @@ def test_the_network(parts_of):
 
 def test_the_data(parts_of):
     train = parts_of(mixup=0.4, seed=5, num_workers=2, batch_size=100).data.train
-    assert train.source == ("digits", "", 5, 0.0, ())
+    assert train.source == Source(
+        "digits", "", 5, 0.0, (), published_info("digits")._replace(classes=tuple("0123456789"))
+    )
     assert train.batching == (100, 2, 0.4)
     assert train.steps == 14
     assert parts_of().data.train.batching.mixup == 0

@@ -45,9 +45,8 @@ def commands_of(text):
 
 
 def all_commands():
-    """Those of all documents. The tests that the README has one start are these."""
+    """Those of all documents, but for the tests, which are these, and for MindSpore Lite, whose are in test_lite.py."""
     found = [command for name in DOCUMENTS for command in commands_of((ROOT / name).read_text(encoding="utf-8"))]
-    # What needs MindSpore Lite has a test of its own.
     found = [command for command in found if "run_tests" not in command and "convert_lite" not in command]
     return [f"{command} {SHORT}" if TRAINING.search(command) else command for command in found]
 

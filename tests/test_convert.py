@@ -353,8 +353,42 @@ def test_pretrained_from_every_kind_of_file(kind, tmp_path):
     else:
         save_file(to_torch(weights) if kind == "torch_names" else weights, path)
     target = build_model("resnet20", 10, 3)
-    load_pretrained(target, path)
+    assert load_pretrained(target, path) is None
     assert all(np.array_equal(p.asnumpy(), weights[p.name]) for p in target.get_parameters())
+
+
+@pytest.mark.parametrize("torch_names", [False, True])
+def test_pretrained_for_another_number_of_classes_keeps_all_but_the_head(torch_names, tmp_path):
+    weights = network_weights("resnet20", 1000)
+    path = tmp_path / "w.safetensors"
+    save_file(to_torch(weights) if torch_names else weights, path)
+    target = build_model("resnet20", 3, 3)
+    head = {p.name: p.asnumpy().copy() for p in target.classifier.get_parameters()}
+    line = f"{path}: 21 layers kept; 1 new, classifier: 3 classes, where the file has 1000"
+    assert load_pretrained(target, path) == line
+    for parameter in target.get_parameters():
+        expected = {**weights, **head}[parameter.name]
+        assert np.array_equal(parameter.asnumpy(), expected), parameter.name
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"classifier.weight": (7, 65)}, r"classifier.weight is \(7, 65\), not \(3, 64\)"),
+        ({"classifier.bias": (4,)}, r"classifier.bias is \(4,\), not \(3,\)"),
+        ({"classifier.bias": None}, "missing classifier.bias"),
+        ({"conv1.weight": (16, 1, 3, 3)}, r"conv1.weight is \(16, 1, 3, 3\), not \(16, 3, 3, 3\)"),
+        ({"extra": (2,)}, "unknown extra"),
+    ],
+)
+def test_pretrained_that_differs_in_more_than_the_classes(damage, message, tmp_path):
+    weights = {**network_weights("resnet20", 7), **{k: v and np.zeros(v, np.float32) for k, v in damage.items()}}
+    save_file({name: value for name, value in weights.items() if value is not None}, tmp_path / "w.safetensors")
+    target = build_model("resnet20", 3, 3)
+    before = [p.asnumpy().copy() for p in target.get_parameters()]
+    with pytest.raises(InputError, match=message):
+        load_pretrained(target, tmp_path / "w.safetensors")
+    assert all(np.array_equal(p.asnumpy(), was) for p, was in zip(target.get_parameters(), before))
 
 
 @pytest.mark.parametrize(

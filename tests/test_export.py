@@ -11,7 +11,7 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 
 from benchmark.random_checkpoint import settle_batch_norms
 from src.config.keys import resolve
-from src.data import DATASETS, digits
+from src.data import PUBLISHED, digits, published_info
 from src.export import formats, report
 from src.export.deployed import Interface, describe_interface, prepare
 from src.export.edge import atc_command, converter_command, write_converter_config
@@ -297,12 +297,12 @@ def test_converter_configuration(tmp_path):
     assert free.endswith(" --input_shape=images:-1,3,32,32 --dynamic_batch_size=1,2,4,8")
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_every_data_set_says_what_deployment_needs(name):
-    data = DATASETS[name]
-    assert len(data.MEAN) == len(data.STD) == data.IMAGE_SHAPE[0]
+    data = published_info(name)
+    assert len(data.mean) == len(data.std) == data.image_shape[0]
 
 
 def test_a_network_of_another_data_set_has_numbered_classes():
-    trained = Trained(build_model("resnet20", 3, 1), resolve({}), (1, 8, 8))
+    trained = Trained(build_model("resnet20", 3, 1), resolve({}), published_info("digits"))
     assert describe_interface(trained).classes == ("0", "1", "2")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from src.data import digits
 from src.export import formats
 from src.export.deployed import describe_interface
 from src.programs import convert_lite
@@ -103,6 +104,15 @@ def test_what_cannot_be_converted_ends_in_one_line(exported, tmp_path, monkeypat
     assert (tmp_path / "there.ms").read_text() == "precious"
     monkeypatch.delenv("CONVERTER_LITE")
     assert "CONVERTER_LITE" in run("src.programs.convert_lite", model).stderr
+
+
+def test_the_images_that_are_compared_are_test_images(exported):
+    interface = describe_interface(load_trained(exported[0]), None, normalize=True)
+    images, labels = convert_lite.compared_images(interface, exported[0])
+    pixels, expected = digits.arrays("test")
+    assert np.array_equal(labels, expected[:64])
+    assert np.abs(images - pixels[:64].transpose(0, 3, 1, 2)).max() < 1e-3
+    assert convert_lite.compared_images(interface, None)[0].shape == images.shape
 
 
 def test_outputs_that_differ_too_much_are_an_error():

@@ -187,6 +187,12 @@ def test_doubles_beyond_single_precision(network, content):
         ({"model": {**ARCHITECTURE, "width_factor": 16}}, "too small for width_factor 16"),
         ({"model": {**ARCHITECTURE, "num_classes": "10"}}, "model.num_classes"),
         ({"model": None}, "model: "),
+        ({"model": {**ARCHITECTURE, "arguments": [1]}}, "model.arguments: "),
+        ({"data": {"mean": [0.5], "std": [0.5], "crop": 1.0, "size": 3}}, "data.size: "),
+        ({"data": {"mean": [0.5], "std": ["0.5"], "crop": 1.0}}, "data.std.0: "),
+        ({"data": {"mean": [float("nan")], "std": [0.5], "crop": 1.0}}, "data.mean.0: "),
+        ({"data": {"mean": [0.5], "std": [0.5], "crop": 0.0}}, "data.crop: "),
+        ({"data": {"mean": [0.5] * 3, "std": [0.5] * 3, "crop": 1.0}}, "not of 1 channels"),
     ],
 )
 def test_descriptions_of_nonsense(content, change, message, tmp_path):

@@ -1,7 +1,6 @@
 """SPARSE through export.py and infer.py: outputs, zeros, accuracy, the line on the gain, the example program."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,9 @@ from src.export.sparse import describe_gain, export_sparse
 from src.export.sparse_file import from_bytes
 from src.export.sparse_runtime import LIBRARY, SparseModel
 from src.platform.errors import InputError
-from src.programs import export
 from src.training.evaluation import Evaluator
 from src.weights.trained import load_trained
+from tests.in_process import run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -118,12 +117,11 @@ def test_the_gain_is_said(exported):
     assert describe_gain(1.0, 2.0).endswith("0.50 times as fast; no gain, ONNX is the better file for this network")
 
 
-def test_options_that_a_sparse_file_has_not(exported, trained_resnet20, monkeypatch):
+def test_options_that_a_sparse_file_has_not(trained_resnet20):
     for option in (["--batch_size", "2"], ["--dynamic_batch"], ["--fold_bn"], ["--converter_config"]):
-        words = ["export.py", "--ckpt", str(trained_resnet20[0]), "--file_format", "SPARSE", *option]
-        monkeypatch.setattr(sys, "argv", words)
-        with pytest.raises(InputError, match=f"{option[0][2:]}: a SPARSE file"):
-            export.main()
+        answer = run("export.py", "--ckpt", trained_resnet20[0], "--file_format", "SPARSE", *option)
+        assert answer.code == 2
+        assert f"{option[0][2:]}: a SPARSE file" in answer.stderr
 
 
 def test_damaged_files_are_refused(exported, tmp_path):

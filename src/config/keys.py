@@ -1,26 +1,51 @@
 """Every key of a configuration with its type, range and meaning, and what follows from them together."""
 
 import difflib
+import re
 from typing import Annotated, Literal
 
 from easydict import EasyDict
-from pydantic import BaseModel, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, ValidationError
+from pydantic_core import PydanticCustomError
 
 from ..data import DATASETS
 from ..models import MODELS
+from ..models.zoo import PREFIX, parse_arguments
 from ..platform.errors import InputError
 from ..platform.schema import shown
 from ..pruning.settings import PruningSettings, apply_method, complete
 
+OF_A_FOLDER = ("image_size", "crop", "grey", "statistics", "skip_unreadable")  # what published data sets have fixed
 PathName = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=4000)]  # what a system call takes
+
+
+def _known_model(name):
+    if name not in MODELS and not re.fullmatch(f"{PREFIX}[a-z0-9_]+", name):
+        raise PydanticCustomError("model", f"Input should be {', '.join(map(repr, MODELS))} or '{PREFIX}NAME'")
+    return name
+
+
+ModelName = Annotated[str, AfterValidator(_known_model)]
 
 
 class Training(BaseModel):
     """What is trained, and how, pruning aside."""
 
-    model: Literal[tuple(MODELS)] = Field("resnet20", description="network, by its name in src/models")
+    model: ModelName = Field("resnet20", description=f"network: {', '.join(MODELS)} or {PREFIX}NAME")
+    model_args: str = Field("", description="keyword arguments of mindcv's network, NAME=VALUE,NAME=VALUE")
     width_factor: int = Field(1, ge=1, le=16, description="widens the CIFAR networks")
     dataset: Literal[tuple(DATASETS)] = Field("digits", description="data set")
+    image_size: int = Field(
+        0, ge=0, le=4096, description="dataset folder: height and width that pictures are scaled to; 0: 224"
+    )
+    crop: float = Field(
+        224 / 256, ge=0.1, le=1, description="dataset folder: share of a test picture's shorter side that is seen"
+    )
+    grey: bool = Field(False, description="dataset folder: one channel instead of red, green and blue")
+    statistics: Literal["data", "imagenet"] = Field(
+        "data", description="dataset folder: whose mean and deviation to normalise by"
+    )
+    skip_unreadable: bool = Field(False, description="dataset folder: leave out the files that cannot be read")
     batch_size: int = Field(64, ge=1, le=2**20, description="training images per step")
 
     pretrained: PathName = Field(
@@ -96,6 +121,15 @@ def resolve(values, given=None, where="configuration"):
         complete(config)
     except ValueError as error:
         raise InputError(f"{where}: {error}") from None
+    try:
+        parse_arguments(config.model_args)
+    except ValueError as error:
+        raise InputError(f"{'command line' if 'model_args' in given else where}: model_args: {error}") from None
+    for key in OF_A_FOLDER:
+        if config.dataset != "folder" and getattr(config, key) != Config.model_fields[key].default:
+            raise InputError(
+                f"{'command line' if key in given else where}: {key}: only for dataset folder; leave it out"
+            )
     if config.batch_size % config.accumulation_steps:
         raise InputError(
             f"{where}: batch_size {config.batch_size} does not divide into accumulation_steps "

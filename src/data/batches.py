@@ -3,14 +3,15 @@
 import hashlib
 import os
 import re
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import numpy as np
 from mindspore import dataset as ds
 from mindspore.dataset import transforms, vision
 
 from ..platform.errors import InputError
-from . import DATASETS
+from . import DATASETS, has_test, published_info
+from .info import DataInfo
 from .samples import held_out
 from .sharding import WHOLE
 
@@ -22,8 +23,9 @@ class Source(NamedTuple):
     """What is read, and in which order.
 
     name: one of DATASETS; data_path: its folder; seed: of order, augmentation, and the images held out; val_fraction:
-    share of the training images that is the split `val` and no longer part of `train`, drawn from each class; classes:
-    names of the network's classes, compared with the data's where both are known.
+    share of the training images that is the split `val` and no longer part of `train`, drawn from each class, and the
+    split `test` too where the data have none of their own; classes: names of the network's classes, compared with the
+    data's where both are known; info: the DataInfo, which only a published data set can do without.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Source(NamedTuple):
     seed: int = 0
     val_fraction: float = 0.0
     classes: tuple = ()
+    info: Optional[DataInfo] = None
 
 
 class Batching(NamedTuple):
@@ -62,6 +65,7 @@ class Batches:
     def __init__(self, source, split, batching, shard=WHOLE):
         self.source, self.split, self.batching, self.shard = source, split, batching, shard
         self.num_workers = max(1, min(batching.num_workers, os.cpu_count() or 1))
+        self.info = _info(source)
         self.loaded, self.classes = _load(source, split)
         samples = shard.size(split, len(self.loaded.labels))
         if split == "train":
@@ -85,11 +89,11 @@ class Batches:
         data, workers, mixup = DATASETS[self.source.name], self.num_workers, self.batching.mixup
         seed = _seed(self.source.seed, number)
         ds.config.set_seed(seed)
-        samples = data.dataset(self.loaded, self.split, workers, self.shard, seed)
+        samples = data.dataset(self.loaded, self.split, self.info, workers, self.shard, seed)
         # The sampler has taken the seed by now; all other random operations read it when iteration starts.
         ds.config.set_seed(_seed(self.source.seed, number, self.shard.index + 1))
         if mixup:
-            samples = samples.map(transforms.OneHot(data.NUM_CLASSES), "label", num_parallel_workers=workers)
+            samples = samples.map(transforms.OneHot(self.info.num_classes), "label", num_parallel_workers=workers)
         batched = samples.batch(self.batching.size, drop_remainder=self.split == "train", num_parallel_workers=workers)
         if mixup:
             batched = batched.map(vision.MixUpBatch(mixup), ["image", "label"], num_parallel_workers=workers)
@@ -103,13 +107,13 @@ def draw_training_images(source, count, num_workers=1):
     Raises InputError if there are not so many, or the data is not what the name says.
     """
     data, workers = DATASETS[source.name], max(1, min(num_workers, os.cpu_count() or 1))
-    loaded = data.load("train", source.data_path)
+    loaded, _ = _load(source, "train")
     if count > len(loaded.labels):
         raise InputError(
             f"calibration_images: {count} are asked for, {source.name} has {len(loaded.labels)} training images"
         )
     chosen = loaded.select(np.random.default_rng(source.seed).permutation(len(loaded.labels))[:count])
-    samples = data.dataset(chosen, "test", workers, WHOLE, source.seed)
+    samples = data.dataset(chosen, "test", _info(source), workers, WHOLE, source.seed)
     read = iterate(samples.batch(64).create_tuple_iterator(num_epochs=1, output_numpy=True))
     return np.concatenate([images for images, _ in read])
 
@@ -143,16 +147,21 @@ def iterate(iterator):
         yield batch
 
 
+def _info(source):
+    return source.info or published_info(source.name)
+
+
 def _load(source, split):
     """The Samples of a split, read in whole or a part of the training images, and the names of its classes."""
-    data, read_as = DATASETS[source.name], "test" if split == "test" else "train"
+    data, info = DATASETS[source.name], _info(source)
+    read_as = "test" if split == "test" and has_test(source.name, source.data_path) else "train"
     classes = data.class_names(source.data_path, read_as)
     _check_classes(source, classes)
-    loaded = data.load(read_as, source.data_path)
-    if split == "test" or not source.val_fraction:
-        return loaded, classes
-    held = held_out(loaded.labels, source.val_fraction, source.seed)
-    return loaded.select(held if split == "val" else ~held), classes
+    loaded = data.load(read_as, source.data_path, info)
+    if read_as == "train" and source.val_fraction:
+        held = held_out(loaded.labels, source.val_fraction, source.seed)
+        loaded = loaded.select(~held if split == "train" else held)
+    return loaded, classes or info.classes
 
 
 def _check_classes(source, found):

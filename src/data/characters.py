@@ -17,11 +17,11 @@ def class_names(data_path, split):
     return tuple(CLASSES)
 
 
-def load(split, data_path):
+def load(split, data_path, info):
     """Images and labels of one split. Raises InputError."""
     return cifar.read_binary(data_path, FOLDER, [f"{split}.bin"], 1, NUM_CLASSES, IMAGE_SHAPE)
 
 
-def dataset(loaded, split, num_workers, shard, seed):
+def dataset(loaded, split, info, num_workers, shard, seed):
     """Samples (image, label) of one split; see `cifar.pipeline`."""
-    return cifar.pipeline(loaded, split, MEAN, STD, num_workers, shard, mirror=False)
+    return cifar.pipeline(loaded, split, info, num_workers, shard, mirror=False)

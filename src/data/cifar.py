@@ -42,16 +42,16 @@ def read_binary(data_path, folder, files, label_bytes, num_classes, shape=IMAGE_
     return Samples(images, records[:, label_bytes - 1].astype(np.int32))
 
 
-def pipeline(loaded, split, mean, std, num_workers, shard, mirror=True):
+def pipeline(loaded, split, info, num_workers, shard, mirror=True):
     """Samples (image, label) as float32 CHW; training images are shifted by up to an eighth, and mirrored at random.
 
-    mean, std: of the three colours, in 0..1; mirror: whether a mirrored image still has its class.
+    info: the DataInfo; mirror: whether a mirrored image still has its class.
     """
     size = loaded.images.shape[1]
     augment = []
     if split == "train":
         augment = [vision.RandomCrop(size, padding=size // 8)] + [vision.RandomHorizontalFlip()] * mirror
-    normalize = vision.Normalize([255 * value for value in mean], [255 * value for value in std])
+    normalize = vision.Normalize([255 * value for value in info.mean], [255 * value for value in info.std])
     data = NumpySlicesDataset(
         tuple(loaded), ["image", "label"], sampler=shard.sampler(split, len(loaded.labels)), num_parallel_workers=1
     )

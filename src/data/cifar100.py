@@ -15,12 +15,12 @@ def class_names(data_path, split):
     return ()
 
 
-def load(split, data_path):
+def load(split, data_path, info):
     """Images and labels of one split. Raises InputError."""
     # a record has two labels, the coarse one first
     return cifar.read_binary(data_path, FOLDER, FILES[split], 2, NUM_CLASSES)
 
 
-def dataset(loaded, split, num_workers, shard, seed):
+def dataset(loaded, split, info, num_workers, shard, seed):
     """Samples (image, label) of one split; see `cifar.pipeline`."""
-    return cifar.pipeline(loaded, split, MEAN, STD, num_workers, shard)
+    return cifar.pipeline(loaded, split, info, num_workers, shard)

@@ -28,16 +28,16 @@ def class_names(data_path, split):
     return tuple("0123456789")
 
 
-def load(split, data_path):
+def load(split, data_path, info):
     """The Samples of one split; data_path is not used, as they come with scikit-learn."""
     return Samples(*arrays(split))
 
 
-def dataset(loaded, split, num_workers, shard, seed):
+def dataset(loaded, split, info, num_workers, shard, seed):
     """Samples (image, label) of one split as float32 CHW; training images are shifted by up to one pixel."""
     augment = [vision.RandomCrop(8, padding=1)] if split == "train" else []
     data = NumpySlicesDataset(
         tuple(loaded), ["image", "label"], sampler=shard.sampler(split, len(loaded.labels)), num_parallel_workers=1
     )
-    normalize = vision.Normalize([255 * value for value in MEAN], [255 * value for value in STD])
+    normalize = vision.Normalize([255 * value for value in info.mean], [255 * value for value in info.std])
     return data.map([*augment, normalize, vision.HWC2CHW()], "image", num_parallel_workers=num_workers)

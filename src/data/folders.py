@@ -1,21 +1,27 @@
 """Pictures in class folders, <root>/<class>/<file>: listed once for all epochs, read and augmented when needed."""
 
 import os
+from functools import cache
 from random import Random
 
 import numpy as np
 from mindspore.dataset import NumpySlicesDataset, vision
+from PIL import Image
 
 from ..platform.errors import InputError
 from .images import central_part, random_part, read_part
 from .samples import Samples
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")  # in either case
+
+@cache
+def suffixes():
+    """Those of the image files that Pillow reads, in small letters."""
+    return tuple(suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN)
 
 
 def class_folders(root):
     """The names of the class folders in `root`, in the order of their labels: the alphabet's. Raises InputError."""
-    return tuple(sorted(entry.name for entry in _entries(root) if entry.is_dir()))
+    return tuple(sorted(entry.name for entry in _entries(root) if entry.is_dir() and entry.name[0] != "."))
 
 
 def list_images(root, classes):
@@ -35,30 +41,32 @@ def list_images(root, classes):
     return Samples(np.array(paths), np.repeat(np.arange(len(classes), dtype=np.int32), counts))
 
 
-def pipeline(loaded, split, size, crop, mean, std, num_workers, shard, seed):
-    """Samples (image, label) as float32 CHW of `size` (height, width), in RGB.
+def pipeline(loaded, split, info, num_workers, shard, seed):
+    """Samples (image, label) as float32 CHW, with shape, crop, mean and deviation of a DataInfo.
 
     train: a random part, mirrored at random, as a function of `seed` and the image alone: neither threads nor workers
-    change it. Otherwise the central part, `crop` of the shorter side.
+    change it. Otherwise the central part.
     """
+
+    channels = info.image_shape[0]
 
     def read(index):
         path = os.fsdecode(bytes(loaded.images[index]))
         if split != "train":
-            return read_part(path, 3, size, central_part(size, crop), "data_path")
+            return read_part(path, channels, info.size, central_part(info.size, info.crop), "data_path")
         random = Random(f"{seed} {index}")
-        return read_part(path, 3, size, random_part(random), "data_path", mirror=random.random() < 0.5)
+        return read_part(path, channels, info.size, random_part(random), "data_path", mirror=random.random() < 0.5)
 
     indices = np.arange(len(loaded.labels))
     data = NumpySlicesDataset(
         (indices, loaded.labels), ["image", "label"], sampler=shard.sampler(split, len(indices)), num_parallel_workers=1
     )
-    normalize = vision.Normalize([255 * value for value in mean], [255 * value for value in std])
+    normalize = vision.Normalize([255 * value for value in info.mean], [255 * value for value in info.std])
     return data.map([read, normalize, vision.HWC2CHW()], "image", num_parallel_workers=num_workers)
 
 
 def _is_image(name):
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+    return name.lower().endswith(suffixes()) and not name.startswith(".")
 
 
 def _entries(folder):

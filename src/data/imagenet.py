@@ -36,14 +36,14 @@ def class_names(data_path, split):
     return names
 
 
-def load(split, data_path):
+def load(split, data_path, info):
     """The Samples of one split, by the names of their files. Raises InputError."""
     return folders.list_images(_root(data_path, split), class_names(data_path, split))
 
 
-def dataset(loaded, split, num_workers, shard, seed):
+def dataset(loaded, split, info, num_workers, shard, seed):
     """Samples (image, label) of one split, 224 x 224 pixels; see `folders.pipeline`."""
-    return folders.pipeline(loaded, split, IMAGE_SHAPE[1:], CROP, MEAN, STD, num_workers, shard, seed)
+    return folders.pipeline(loaded, split, info, num_workers, shard, seed)
 
 
 def _root(data_path, split):

@@ -9,7 +9,6 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from pydantic import BaseModel, Field, StrictBool, model_validator
 
-from ..data import DATASETS
 from ..platform.errors import InputError
 from ..platform.files import MIB
 from ..pruning.pruner import prunable_layers
@@ -93,17 +92,17 @@ class Interface(NamedTuple):
 
 
 def describe_interface(trained, batch_size=1, normalize=False, softmax=False):
-    """The Interface of a trained network; mean and std are those of its data set, nameless classes are numbered."""
-    data = DATASETS[trained.config.dataset]
+    """The Interface of a trained network; mean and std are those of its data, nameless classes are numbered."""
+    data = trained.data
     count = prunable_layers(trained.network)[-1][1].weight.shape[0]
     return Interface(
         image_shape=tuple(trained.image_shape),
         batch_size=batch_size,
-        mean=tuple(255 * value for value in data.MEAN),
-        std=tuple(255 * value for value in data.STD),
+        mean=tuple(255 * value for value in data.mean),
+        std=tuple(255 * value for value in data.std),
         normalized=normalize,
         softmax=softmax,
-        crop=getattr(data, "CROP", 1.0),
+        crop=data.crop,
         classes=trained.classes if len(trained.classes) == count else tuple(map(str, range(count))),
     )
 

@@ -17,9 +17,9 @@ def fold_batch_norms(network, images):
     pairs = _consecutive(cells, network, images)
     for convolution, norm in pairs:
         folded = _folded(cells[convolution], cells[norm])
-        _replace(cells, convolution, folded)
+        replace_cell(cells, convolution, folded)
         folded.weight.name, folded.bias.name = f"{convolution}.weight", f"{convolution}.bias"
-        _replace(cells, norm, nn.Identity())
+        replace_cell(cells, norm, nn.Identity())
     return len(pairs)
 
 
@@ -65,7 +65,8 @@ def _folded(convolution, norm):
     )
 
 
-def _replace(cells, name, cell):
+def replace_cell(cells, name, cell):
+    """Put a cell in the place of the one called `name` among `cells` (name -> cell) of a network."""
     parent, _, key = name.rpartition(".")
     parent = cells[parent]
     if isinstance(parent, (nn.SequentialCell, nn.CellList)):

@@ -14,7 +14,7 @@ from onnx import version_converter
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from ..data.batches import Batches, Batching, Source, draw_training_images, iterate
+from ..data.batches import Batches, Batching, draw_training_images, iterate
 from .files import new_file
 from .inference import Classifier
 from .report import Exported, largest_deviation
@@ -100,17 +100,13 @@ def as_input(images, interface):
 
 def calibration_images(trained, interface, count):
     """Training images by which activations get their ranges, as the network takes them. Raises InputError."""
-    config = trained.config
-    source = Source(config.dataset, config.data_path, config.seed)
-    return as_input(draw_training_images(source, count, config.num_workers), interface)
+    return as_input(draw_training_images(trained.source(), count, trained.config.num_workers), interface)
 
 
 def compare_accuracy(trained, float_file, int8_file):
     """The Accuracy of two ONNX files over the test images, by onnxruntime. Raises InputError."""
-    config = trained.config
     classifiers = [Classifier(file) for file in (float_file, int8_file)]
-    source = Source(config.dataset, config.data_path, classes=trained.classes)
-    dataset = Batches(source, "test", Batching(_AT_A_TIME, config.num_workers)).epoch()
+    dataset = Batches(trained.source(), "test", Batching(_AT_A_TIME, trained.config.num_workers)).epoch()
     right, count = np.zeros(2), 0
     for images, labels in iterate(dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)):
         inputs = as_input(images, classifiers[0].interface)

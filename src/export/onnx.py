@@ -3,8 +3,10 @@
 import mindspore as ms
 import onnx
 import onnxruntime
+from mindspore import nn, ops
 
 from .files import is_utf8, new_file
+from .fold import replace_cell
 from .report import ROUNDING_TOLERANCE, Exported, check_dense, check_outputs, count_zeros
 
 
@@ -15,6 +17,7 @@ def export_onnx(deployment, path):
     Raises RuntimeError if the written file does not give the same outputs or has other zeros.
     """
     interface = deployment.interface
+    replace_unknown(deployment.network)
     room = 3 * sum(array.nbytes for array in (*deployment.weights.values(), *deployment.dense.values()))
     with new_file(path, room) as written:  # on a full disk, MindSpore writes nothing, and only logs that
         raw = written.with_name("raw.onnx")
@@ -42,6 +45,28 @@ def open_onnx(path, threads=0):
     options.log_severity_level = 3  # its warnings about the exporter's shape hints say nothing about the result
     model = str(path) if is_utf8(path) else path.read_bytes()
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+class _HardSigmoid(nn.Cell):
+    """relu6(x + 3) / 6 (Howard et al., 2019), in operations that MindSpore's exporter knows."""
+
+    def construct(self, x):
+        return ops.relu6(x + 3.0) * (1 / 6)
+
+
+class _HardSwish(_HardSigmoid):
+    """x relu6(x + 3) / 6."""
+
+    def construct(self, x):
+        return x * (ops.relu6(x + 3.0) * (1 / 6))
+
+
+def replace_unknown(network):
+    """Put cells of known operations in the place of activations that MindSpore's exporter does not know."""
+    cells = dict(network.cells_and_names())
+    for name, cell in cells.items():
+        if isinstance(cell, (nn.HSwish, nn.HSigmoid)):
+            replace_cell(cells, name, _HardSwish() if isinstance(cell, nn.HSwish) else _HardSigmoid())
 
 
 def _name_batch(model):

@@ -7,7 +7,7 @@ import mindspore as ms
 import numpy as np
 
 from .files import new_file
-from .onnx import open_onnx
+from .onnx import open_onnx, replace_unknown
 from .report import ROUNDING_TOLERANCE, Exported, check_outputs
 from .sparse_file import to_bytes
 from .sparse_onnx import read_onnx
@@ -20,6 +20,7 @@ def export_sparse(deployment, path):
     Returns an Exported, its note the gain in time that was measured here. Raises InputError or RuntimeError.
     """
     interface = deployment.interface._replace(batch_size=1)
+    replace_unknown(deployment.network)
     with new_file(path) as written:
         raw = written.with_name("raw.onnx")
         ms.onnx.export(deployment.network, interface.signature(), file_name=str(raw), input_names=["images"])

@@ -1,9 +1,11 @@
-"""The model zoo: networks by name. Models know nothing of pruning."""
+"""The model zoo: networks by name, ours and mindcv's. Models know nothing of pruning."""
 
 from functools import partial
 
+from ..platform.errors import InputError
 from .resnet import cifar_resnet, imagenet_resnet
 from .vgg import VGG
+from .zoo import PREFIX, build_mindcv
 
 MODELS = {
     "resnet20": partial(cifar_resnet, 20),
@@ -18,7 +20,14 @@ MODELS = {
 WITH_WIDTH_FACTOR = ("resnet20", "resnet32", "resnet56")
 
 
-def build_model(name, num_classes, in_channels, width_factor=1):
-    """A freshly initialised network by name; `width_factor` widens the CIFAR family only."""
+def build_model(name, num_classes, in_channels, width_factor=1, arguments=None):
+    """A freshly initialised network by name; `width_factor` widens the CIFAR family only.
+
+    arguments: keyword arguments of mindcv's networks, `mindcv/NAME`; ours take none. Raises InputError.
+    """
+    if name.startswith(PREFIX):
+        return build_mindcv(name[len(PREFIX) :], num_classes, in_channels, arguments or {})
+    if arguments:
+        raise InputError(f"model_args: only for networks of mindcv, not for {name}; leave it out")
     options = {"width_factor": width_factor} if name in WITH_WIDTH_FACTOR else {}
     return MODELS[name](num_classes=num_classes, in_channels=in_channels, **options)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.batches import Batches, Batching, Source, iterate
+from ..data.batches import Batches, Batching, iterate
 from ..export.files import new_file
 from ..export.inference import Classifier
 from ..export.int8 import as_input
@@ -73,9 +73,9 @@ def compared_images(interface, ckpt):
     """Images as the network takes them, and their labels; random ones and None without a checkpoint."""
     if ckpt is None:
         return interface.random_images(count=IMAGES), None
-    config = load_trained(ckpt).config
-    batching = Batching(interface.batch_size or IMAGES, config.num_workers)
-    dataset = Batches(Source(config.dataset, config.data_path), "test", batching).epoch()
+    trained = load_trained(ckpt)
+    batching = Batching(interface.batch_size or IMAGES, trained.config.num_workers)
+    dataset = Batches(trained.source(), "test", batching).epoch()
     images, labels = next(iterate(dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)))
     return as_input(images, interface), labels
 

@@ -4,8 +4,8 @@ import json
 import math
 from functools import partial
 
-from ..data import DATASETS
-from ..data.batches import Batches, Batching, Source
+from ..data import PUBLISHED, published_info
+from ..data.batches import Batches, Batching
 from ..platform.command_line import Parser, positive
 from ..platform.device import select_device
 from ..platform.errors import InputError, run_program
@@ -65,12 +65,11 @@ def evaluate(file, trained, arguments):
     """Scores and sparsity report of a checkpoint in one dict."""
     config = trained.config
     batch_size = arguments.batch_size or trained.eval_batch_size
-    if tuple(DATASETS[config.dataset].IMAGE_SHAPE) != trained.image_shape:
+    if config.dataset in PUBLISHED and published_info(config.dataset).image_shape != trained.image_shape:
         raise InputError(
             f"{file}: configuration: dataset: {config.dataset} has no images of shape {trained.image_shape}"
         )
-    source = Source(config.dataset, arguments.data_path or config.data_path, classes=trained.classes)
-    data = Batches(source, "test", Batching(batch_size, config.num_workers))
+    data = Batches(trained.source(arguments.data_path), "test", Batching(batch_size, config.num_workers))
     scores = Evaluator(trained.network, batch_size)(data.epoch())
     if not math.isfinite(scores.loss):
         raise InputError(f"{file}: the network's outputs are not finite; use another copy, or train it again")

@@ -8,7 +8,8 @@ from typing import NamedTuple, Optional
 import mindspore as ms
 
 from ..platform.errors import InputError
-from .pruner import convolution_weights, prunable_weights
+from .allocation import total_budget
+from .pruner import convolution_weights, prunable_layers, prunable_weights
 
 
 class LayerChoice(NamedTuple):
@@ -59,6 +60,22 @@ class LayerChoice(NamedTuple):
             named = {weight.name for weight in matching(weights, [pattern], "densities")}
             chosen.update({index: density for index, weight in enumerate(weights) if weight.name in named})
         return chosen
+
+
+def depthwise_densities(network, density, least=0.0):
+    """Target densities of the depthwise convolutions, by their index among `prunable_weights`.
+
+    They stay dense, as in RigL's experiments on MobileNet (Evci et al., 2020): a filter is all that leads from one
+    channel to the next layer, and its few weights, small beside those of large layers, would be the first to fall to
+    one threshold over all. Only where they would take more than half of the weights that the whole network keeps at
+    `density`, they share that half. least: density that no layer may fall below.
+    """
+    layers = [cell for _, cell in prunable_layers(network)]
+    sizes = [cell.weight.size for cell in layers]
+    depthwise = [index for index, cell in enumerate(layers) if getattr(cell, "group", 1) == cell.weight.shape[0] > 1]
+    half = total_budget(sizes, density) / 2
+    share = min(1.0, half / max(1, sum(sizes[index] for index in depthwise)))
+    return dict.fromkeys(depthwise, max(share, least))
 
 
 def matching(parameters, patterns, option):

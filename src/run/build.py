@@ -7,13 +7,17 @@ import mindspore as ms
 from mindspore import nn
 
 from ..config.keys import evaluation_batch
-from ..data import DATASETS
+from ..data import describe, has_test
 from ..data.batches import Batches, Batching, Source, published_steps
+from ..data.folder import format_skipped
+from ..data.info import DataInfo
 from ..data.sharding import Shard
 from ..models import build_model
-from ..platform.errors import InputError
+from ..models.zoo import parse_arguments
+from ..platform.errors import InputError, tell
 from ..platform.parallel import SINGLE, local_batch_size
 from ..pruning.allocation import Allocation
+from ..pruning.layers import depthwise_densities
 from ..pruning.methods import METHODS, build_schedule
 from ..pruning.pruner import Pruner, convolution_weights, prunable_weights, transposed_groups
 from ..pruning.schedule import PruningSchedule
@@ -32,13 +36,15 @@ MOST_STEPS = 10**7  # the optimiser's table holds the learning rate of each
 class Data(NamedTuple):
     """The splits in batches, and how many batches of training images an epoch has.
 
-    val: training images held out to choose the best network by; None without val_fraction; splits: the Batches of all.
+    val: training images held out to choose the best network by; None without val_fraction, and where those held out
+    are the test data; info: what the network needs to know of the images; splits: the Batches of all.
     """
 
     train: Any
     val: Any
     test: Any
     steps_per_epoch: int
+    info: DataInfo
     splits: tuple = ()
 
     @property
@@ -73,14 +79,19 @@ def build_parts(config, workers=SINGLE):
     Raises InputError where the configuration does not fit data, schedule or workers.
     """
     local_batch = local_batch_size(config.batch_size, workers.size, config.accumulation_steps)
+    info = describe(config)
+    if info.skipped and workers.rank == 0:
+        tell("warning", f"left out: {format_skipped(info)}")
     ms.set_seed(config.seed)
-    network = build_model(**describe_model(config))
+    network = build_model(**describe_model(config, info))
     network.set_train(True)
     # A plan needs no weights (one named on the command line is there: see `load_config`); a resumed run brings its own.
     if config.pretrained and not config.resume_ckpt and (Path(config.pretrained).exists() or not config.dry_run):
-        load_pretrained(network, config.pretrained)
+        remark = load_pretrained(network, config.pretrained)
+        if remark and workers.rank == 0:
+            tell("pretrained", remark)
     try:
-        data = open_data(config, local_batch, workers)
+        data = open_data(config, info, local_batch, workers)
         total_steps = config.epoch_size * data.steps_per_epoch
         if total_steps > MOST_STEPS:
             raise InputError(f"epoch_size: {total_steps:,} steps are too many; {MOST_STEPS:,} are possible")
@@ -92,52 +103,59 @@ def build_parts(config, workers=SINGLE):
     optimizer = build_optimizer(network, rates, config.momentum, config.nesterov, config.weight_decay)
     scale = None if config.amp_level == "O0" else LossScale()
     average = WeightAverage(network, config.ema_decay) if config.ema_decay else None
-    step = build_step(config, network, optimizer, pruner, scale, average, workers)
+    step = build_step(config, info, network, optimizer, pruner, scale, average, workers)
     return Parts(config, network, data, total_steps, schedule, pruner, rates, optimizer, scale, average, step)
 
 
-def describe_model(config):
-    """What `build_model` needs to build the network again; it travels inside every checkpoint."""
-    data = DATASETS[config.dataset]
+def describe_model(config, info):
+    """What `build_model` needs to build the network for data again; it travels inside every checkpoint."""
+    arguments = parse_arguments(config.model_args)
     return {
         "name": config.model,
-        "num_classes": data.NUM_CLASSES,
-        "in_channels": data.IMAGE_SHAPE[0],
+        "num_classes": info.num_classes,
+        "in_channels": info.image_shape[0],
         "width_factor": config.width_factor,
+        **({"arguments": arguments} if arguments else {}),
     }
 
 
-def open_data(config, local_batch, workers):
+def open_data(config, info, local_batch, workers):
     """All splits in batches, of `local_batch` images in training.
 
     A plan made without data_path goes by the published sizes.
     """
     fraction = config.val_fraction
     if config.dry_run and not config.data_path:
-        return Data(None, None, None, published_steps(config.dataset, config.batch_size, fraction))
-    source = Source(config.dataset, config.data_path, config.seed, fraction)
+        return Data(None, None, None, published_steps(config.dataset, config.batch_size, fraction), info)
+    source = Source(config.dataset, config.data_path, config.seed, fraction, info=info)
     shard = Shard(workers.size, workers.rank)
     evaluated = Batching(evaluation_batch(config, workers.size), config.num_workers)
     train = Batches(source, "train", Batching(local_batch, config.num_workers, config.mixup), shard)
-    val = Batches(source, "val", evaluated, shard) if fraction else None
+    apart = fraction and has_test(config.dataset, config.data_path)
+    val = Batches(source, "val", evaluated, shard) if apart else None
     test = Batches(source, "test", evaluated, shard)
     splits = tuple(split for split in (train, val, test) if split)
-    return Data(train, val and val.epoch(), test.epoch(), train.steps, splits)
+    return Data(train, val and val.epoch(), test.epoch(), train.steps, info, splits)
 
 
 def build_pruner(config, network, schedule):
-    """The pruner of all convolutions and dense layers, or None without a schedule."""
+    """The pruner of all convolutions and dense layers, or None without a schedule.
+
+    Depthwise convolutions have densities of their own, but with the distribution that gives all layers the same.
+    """
     if schedule is None:
         return None
-    allocation = Allocation(config.distribution, config.min_layer_density)
+    floor, alike = config.min_layer_density, config.distribution == "uniform"
+    own = {} if alike else depthwise_densities(network, schedule.density, floor)
+    allocation = Allocation(config.distribution, floor, own)
     return Pruner(prunable_weights(network), schedule, allocation, METHODS[config.method]["growth"], config.seed)
 
 
-def build_step(config, network, optimizer, pruner, scale, average, workers):
+def build_step(config, info, network, optimizer, pruner, scale, average, workers):
     """The training step: task loss, rank term, mixed precision and accumulation as configured."""
     trained, parts = network, config.accumulation_steps
     if scale is not None:
-        trained = mixed_precision(network, build_model(**describe_model(config)), config.amp_level)
+        trained = mixed_precision(network, build_model(**describe_model(config, info)), config.amp_level)
     if config.sync_batch_norm:
         synchronise(trained, workers)
     task = TaskLoss(trained, nn.CrossEntropyLoss(label_smoothing=config.label_smoothing))

@@ -10,7 +10,6 @@ from mindspore import Tensor, ops
 from tqdm import tqdm
 
 from ..config.keys import evaluation_batch
-from ..data import DATASETS
 from ..data.batches import iterate
 from ..platform.parallel import SINGLE
 from ..pruning.pruner import prunable_weights, transposed_groups
@@ -276,10 +275,12 @@ class Trainer:
 
     def _describe(self, metrics):
         """What a deployable checkpoint says of itself, enough to evaluate and export it."""
+        info = self.parts.data.info
         return {
-            "model": describe_model(self.config),
-            "image_shape": list(DATASETS[self.config.dataset].IMAGE_SHAPE),
-            "classes": list(DATASETS[self.config.dataset].class_names(self.config.data_path, "train")),
+            "model": describe_model(self.config, info),
+            "image_shape": list(info.image_shape),
+            "classes": list(info.classes),
+            "data": {"mean": info.mean, "std": info.std, "crop": info.crop, "skipped": info.skipped},
             "config": dict(self.config),
             "eval_batch_size": self.eval_batch_size,
             "epoch": metrics["epoch"],

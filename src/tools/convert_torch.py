@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from ..config.keys import resolve
-from ..data import DATASETS
+from ..data import PUBLISHED
 from ..models import build_model
 from ..platform.command_line import Parser
 from ..platform.errors import InputError, run_program
@@ -31,7 +31,7 @@ def main():
     parser.add_argument("input", metavar="IN", help="PyTorch checkpoint or safetensors, or a deployable .ckpt")
     parser.add_argument("output", metavar="OUT", help="file.ckpt, or for the way back file.safetensors or file.pth")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT, if it exists")
-    parser.add_argument("--dataset", choices=tuple(DATASETS), help="data set of the network, if it has to be said")
+    parser.add_argument("--dataset", choices=tuple(PUBLISHED), help="data set of the network, if it has to be said")
     arguments = parser.parse_args()
     source, target = Path(arguments.input), Path(arguments.output)
     if not target.parent.is_dir():
@@ -59,7 +59,7 @@ def torch_to_mindspore(source, target, dataset=None):
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
     dataset = dataset or _guess_dataset(source, model)
-    data = DATASETS[dataset]
+    data = PUBLISHED[dataset]
     if (model["num_classes"], model["in_channels"]) != (data.NUM_CLASSES, data.IMAGE_SHAPE[0]):
         raise InputError(
             f"{source}: a network for {model['num_classes']} classes and {model['in_channels']} colours does not fit "
@@ -117,7 +117,10 @@ def _guess_dataset(source, model):
     small = model["width_factor"] > 1 or model["name"] in ("resnet20", "resnet32", "resnet56", "vgg19")
     names = _SMALL_IMAGES if small else ("imagenet",)
     for name in names:
-        if (DATASETS[name].NUM_CLASSES, DATASETS[name].IMAGE_SHAPE[0]) == (model["num_classes"], model["in_channels"]):
+        if (PUBLISHED[name].NUM_CLASSES, PUBLISHED[name].IMAGE_SHAPE[0]) == (
+            model["num_classes"],
+            model["in_channels"],
+        ):
             return name
     raise InputError(
         f"{source}: a {model['name']} for {model['num_classes']} classes and {model['in_channels']} colours fits none "

@@ -3,11 +3,14 @@
 import zipfile
 from pathlib import Path
 
+import numpy as np
+from mindspore import nn
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from ..platform.errors import InputError
 from ..platform.files import GIB, MIB, reading
+from ..pruning.pruner import prunable_layers
 from .checkpoint import load_weights, read_any_checkpoint
 from .naming import from_torch, is_torch_named
 from .torch_files import read_torch
@@ -20,8 +23,22 @@ _OPTIMIZER_PREFIXES = ("moments.", "accum.", "velocity.")
 
 
 def load_pretrained(network, path):
-    """Set all parameters of a network from a file. Raises InputError, listing what is missing, extra or misshapen."""
-    load_weights(network, read_weights(path), path)
+    """Set the parameters of a network from a file, all but those of a last layer for another number of classes.
+
+    That one keeps its initial weights, and the line that is returned says so; otherwise None is. Raises InputError,
+    listing what is missing, extra or misshapen.
+    """
+    tensors = read_weights(path)
+    layers = prunable_layers(network)
+    name, head = layers[-1]
+    classes, there = head.weight.shape[0], tensors.get(head.weight.name, head.weight).shape
+    if not isinstance(head, nn.Dense) or there == head.weight.shape or there[1:] != head.weight.shape[1:]:
+        load_weights(network, tensors, path)
+        return None
+    own = {parameter.name: parameter.asnumpy() for parameter in head.get_parameters()}
+    unlike = [name for name, array in own.items() if np.shape(tensors.get(name)) != (there[0], *array.shape[1:])]
+    load_weights(network, tensors if unlike else {**tensors, **own}, path)
+    return f"{path}: {len(layers) - 1} layers kept; 1 new, {name}: {classes} classes, where the file has {there[0]}"
 
 
 def read_weights(path):

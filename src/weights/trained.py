@@ -1,13 +1,16 @@
 """A trained network, rebuilt from its checkpoint alone."""
 
-from typing import Annotated, Literal, NamedTuple, Optional
+from typing import Annotated, NamedTuple, Optional
 
 from easydict import EasyDict
 from mindspore import nn
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..config.keys import evaluation_batch, resolve
-from ..models import MODELS, build_model
+from ..config.keys import ModelName, evaluation_batch, resolve
+from ..data import PUBLISHED, published_info
+from ..data.batches import Source
+from ..data.info import DataInfo
+from ..models import build_model
 from ..platform.errors import InputError
 from ..platform.schema import first_problem
 from ..pruning.pruner import prunable_weights
@@ -17,19 +20,33 @@ MOST_IMAGES = 128  # per device in the largest recipes
 
 
 class Trained(NamedTuple):
-    """network: in evaluation mode; config: of the run that trained it; image_shape: (channels, height, width);
+    """network: in evaluation mode; config: of the run that trained it; data: what it has to know of its images.
 
-    classes: names of its classes, or () where they are not known; nonzeros: of every prunable weight, as counted when
-    the checkpoint was written, or None where nobody counted; eval_batch_size: images at a time that fit the device
-    which trained it.
+    nonzeros: of every prunable weight, as counted when the checkpoint was written, or None where nobody counted;
+    eval_batch_size: images at a time that fit the device which trained it.
     """
 
     network: nn.Cell
     config: EasyDict
-    image_shape: tuple
-    classes: tuple = ()
+    data: DataInfo
     nonzeros: Optional[dict] = None
     eval_batch_size: int = 1
+
+    @property
+    def image_shape(self):
+        """(channels, height, width) of its images."""
+        return self.data.image_shape
+
+    @property
+    def classes(self):
+        """Names of its classes, or () where they are not known."""
+        return self.data.classes
+
+    def source(self, data_path=None):
+        """The Source of its data: in `data_path`, or where they were in training."""
+        config = self.config
+        path = data_path or config.data_path
+        return Source(config.dataset, path, config.seed, config.val_fraction, self.classes, self.data)
 
     def weights(self):
         """Prunable weights as arrays by name."""
@@ -46,13 +63,27 @@ class _Architecture(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    name: Literal[tuple(MODELS)]
+    name: ModelName
     num_classes: int = Field(ge=1, le=2**20)
     in_channels: int = Field(ge=1, le=2**10)
     width_factor: int = Field(1, ge=1, le=16)
+    arguments: dict = {}
 
 
 _Side = Annotated[int, Field(ge=1, le=2**12)]  # pixels
+_Level = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+_Deviation = Annotated[float, Field(strict=True, gt=1e-5, le=1, allow_inf_nan=False)]
+
+
+class _Data(BaseModel):
+    """What a DataInfo has beside shape and classes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    mean: tuple[_Level, ...]
+    std: tuple[_Deviation, ...]
+    crop: float = Field(strict=True, ge=0.1, le=1)
+    skipped: tuple[str, ...] = ()
 
 
 class _Description(BaseModel):
@@ -62,6 +93,7 @@ class _Description(BaseModel):
     config: dict
     image_shape: tuple[int, _Side, _Side]
     classes: tuple[str, ...] = ()
+    data: Optional[_Data] = None
     nonzeros: Optional[dict[str, int]] = None
     eval_batch_size: Optional[int] = Field(None, ge=1, le=2**20)
 
@@ -69,6 +101,8 @@ class _Description(BaseModel):
     def _fits(self):
         if self.image_shape[0] != self.model.in_channels:
             raise ValueError(f"images of {self.image_shape[0]} colours for a network of {self.model.in_channels}")
+        if self.data and not len(self.data.mean) == len(self.data.std) == self.model.in_channels:
+            raise ValueError(f"mean and deviation are not of {self.model.in_channels} channels")
         return self
 
 
@@ -88,13 +122,25 @@ def load_trained(path):
     network.set_train(False)
     # Older files do not say how many devices shared a batch.
     images = said.eval_batch_size or min(evaluation_batch(config), MOST_IMAGES)
-    return Trained(network, config, said.image_shape, said.classes, said.nonzeros, images)
+    return Trained(network, config, _data_info(said, config, path), said.nonzeros, images)
+
+
+def _data_info(said, config, path):
+    """The DataInfo of a checkpoint; older files, all of published data sets, do not hold mean and deviation."""
+    if said.data is None and config.dataset not in PUBLISHED:
+        raise InputError(f"{path}: its description does not say mean and deviation of its images")
+    known = published_info(config.dataset)._asdict() if said.data is None else said.data.model_dump()
+    own = {"num_classes": said.model.num_classes, "image_shape": said.image_shape, "classes": said.classes}
+    return DataInfo(**{**known, **own})
 
 
 def _check_declared(path, model, tensors):
     """Raise InputError if a network is too large by far for its file, before memory is taken for it."""
     values = sum(tensor.size for tensor in tensors.values())
-    for key, least in (("num_classes", 64 * model.num_classes), ("width_factor", 200_000 * (model.width_factor**2 - 1))):
+    for key, least in (
+        ("num_classes", 64 * model.num_classes),
+        ("width_factor", 200_000 * (model.width_factor**2 - 1)),
+    ):
         if values < least:
             raise InputError(f"{path}: does not fit the network: too small for {key} {getattr(model, key)}")
 
