@@ -46,7 +46,8 @@ def blocks_of(text):
             fenced = not fenced
         elif fenced or (line.startswith("    ") and not paragraph):
             # Behind two spaces comes an explanation, which is translated.
-            blocks.append(Block(number, "command", (re.split(r" {2,}", line.strip())[0],)))
+            kind, text = ("output", line) if fenced else ("command", re.split(r" {2,}", line.strip())[0])
+            blocks.append(Block(number, kind, (text,)))
         elif line.startswith("#"):
             end_paragraph()
             blocks.append(Block(number, "heading " + line.split()[0], facts_of(line)))
@@ -95,9 +96,9 @@ def describe(name, block, counterpart):
 
 
 def words_of(text):
-    """Everything that stands as code: commands and spans."""
+    """Everything that stands as code, commands and spans, but what programs print."""
     commands = [fact for block in blocks_of(text) if block.kind == "command" for fact in block.facts]
-    return commands + SPAN.findall(text)
+    return commands + SPAN.findall(re.sub(r"^```.*?^```$", "", text, flags=re.S | re.M))
 
 
 def expand(word):

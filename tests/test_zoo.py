@@ -15,7 +15,7 @@ from src.export import formats
 from src.export.deployed import describe_interface
 from src.export.multiply_adds import count_multiply_adds
 from src.models import build_model
-from src.models.zoo import parse_arguments
+from src.models.zoo import build_mindcv, parse_arguments
 from src.platform.errors import InputError
 from src.pruning.layers import depthwise_densities
 from src.pruning.methods import build_schedule
@@ -141,8 +141,9 @@ def test_depthwise_layers_share_half_of_a_small_budget():
 def test_arguments_reach_the_network():
     assert parse_arguments("alpha=0.5, round_nearest=4,name=x") == {"alpha": 0.5, "round_nearest": 4, "name": "x"}
     assert parse_arguments("") == {}
-    with pytest.raises(ValueError, match="--pretrained FILE"):
-        parse_arguments("alpha=0.5,pretrained=True")
+    for argument in ({"pretrained": True}, {"checkpoint_path": "x.ckpt"}):
+        with pytest.raises(InputError, match="--pretrained FILE"):
+            build_mindcv("mobilenet_v2_100", 3, 3, {"alpha": 0.5, **argument})
     config = resolve({"model": "mindcv/mobilenet_v2_100", "model_args": "round_nearest=64"})
     network = build_model(**describe_model(config, DataInfo(3, (1, 32, 32), (0.5,), (0.5,))))
     assert prunable_layers(network)[0][1].weight.shape == (64, 1, 3, 3)  # 32 channels without the argument

@@ -23,6 +23,11 @@ def build_mindcv(name, num_classes, in_channels, arguments):
         close = difflib.get_close_matches(name, mindcv.list_models(), n=1)
         mend = f"did you mean {PREFIX}{close[0]}?" if close else "mindcv.list_models() has the names"
         raise InputError(f"model: mindcv has no network {name}; {mend}")
+    foreign = sorted({"pretrained", "checkpoint_path"} & set(arguments))  # mindcv would read or fetch a file
+    if foreign:
+        raise InputError(
+            f"model_args: {foreign[0]}: weights to start from are named by --pretrained FILE; leave it out"
+        )
     try:
         network = mindcv.create_model(name, num_classes=num_classes, in_channels=in_channels, **arguments)
     except (TypeError, ValueError) as error:
@@ -52,8 +57,6 @@ def parse_arguments(text):
         name, equals, value = part.partition("=")
         if not (equals and name.strip().isidentifier()):
             raise ValueError(f"{part!r} is not NAME=VALUE")
-        if name.strip() == "pretrained":  # mindcv would fetch a file
-            raise ValueError("pretrained is no argument of the network; name a file with --pretrained FILE")
         try:
             arguments[name.strip()] = yaml.safe_load(value)
         except yaml.YAMLError:
