@@ -15,6 +15,8 @@ from ..platform.errors import InputError, run_program, tell
 from ..platform.files import check_new
 
 CALIBRATION_IMAGES = 256
+NOT_SPARSE = ("batch_size", "dynamic_batch", "fold_bn", "converter_config")
+GRAPH_OPTIONS = (*NOT_SPARSE, "normalize", "softmax")
 MOST_POINTS_LOST = 0.5  # of top-1, before int8 is worth a warning
 
 
@@ -93,31 +95,35 @@ def parse():
     parser.add_argument("--overwrite", action="store_true", help="replace the files to write, if they exist")
     parser.add_argument("--device_target", default="auto", choices=("auto", "CPU", "GPU", "Ascend"))
     arguments = parser.parse_args()
-
-    graph_options = ("batch_size", "dynamic_batch", "fold_bn", "normalize", "softmax", "converter_config")
-    if arguments.unpack is not None or arguments.file_format == "PACKED":
-        unusable = [name for name in graph_options if getattr(arguments, name)]
-        if unusable:
-            raise InputError(f"command line: {unusable[0]}: a PACKED file holds the checkpoint as it is; leave it out")
-    if arguments.file_format == "SPARSE":
-        for name in ("batch_size", "dynamic_batch", "fold_bn", "converter_config"):
-            if getattr(arguments, name):
-                raise InputError(f"command line: {name}: a SPARSE file takes any batch, BatchNorm folded; leave it out")
-    if arguments.values and (arguments.unpack is not None or arguments.file_format != "PACKED"):
-        raise InputError("command line: values: only for --file_format PACKED; leave it out")
-    if arguments.quantize and (arguments.unpack is not None or arguments.file_format != "ONNX"):
-        raise InputError("command line: quantize: only for --file_format ONNX; leave it out")
-    if arguments.quantize and arguments.converter_config:
-        raise InputError(
-            "command line: converter_config: Ascend's converters quantise by CANN's own tool, AMCT, from "
-            "float32 (docs/edge.md); leave it or quantize out"
-        )
-    unusable = [name for name in ("calibration_images", "evaluate") if getattr(arguments, name)]
-    if unusable and not arguments.quantize:
-        raise InputError(f"command line: {unusable[0]}: only with --quantize int8; leave it out")
-    if arguments.batch_size and arguments.dynamic_batch:
-        raise InputError("command line: batch_size: contradicts dynamic_batch; leave one out")
+    check_options(arguments)
     return arguments
+
+
+def check_options(arguments):
+    """Raise InputError for options that contradict each other or the format."""
+    kind = "PACKED" if arguments.unpack is not None else arguments.file_format
+    if kind == "PACKED":
+        refuse(arguments, GRAPH_OPTIONS, "a PACKED file holds the checkpoint as it is")
+    if kind == "SPARSE":
+        refuse(arguments, NOT_SPARSE, "a SPARSE file takes any batch, BatchNorm folded")
+    if kind != "PACKED" or arguments.unpack is not None:
+        refuse(arguments, ["values"], "only for --file_format PACKED")
+    if kind != "ONNX":
+        refuse(arguments, ["quantize"], "only for --file_format ONNX")
+    if arguments.quantize:
+        why = "Ascend's converters quantise by CANN's own tool, AMCT, from float32 (docs/edge.md)"
+        refuse(arguments, ["converter_config"], why, "leave it or quantize out")
+    else:
+        refuse(arguments, ["calibration_images", "evaluate"], "only with --quantize int8")
+    if arguments.dynamic_batch:
+        refuse(arguments, ["batch_size"], "contradicts dynamic_batch", "leave one out")
+
+
+def refuse(arguments, names, why, mend="leave it out"):
+    """Raise InputError if one of these options is given."""
+    for name in names:
+        if getattr(arguments, name):
+            raise InputError(f"command line: {name}: {why}; {mend}")
 
 
 program = partial(run_program, main)
