@@ -11,6 +11,7 @@ import pytest
 from tiny_train import Tiny
 
 from src.config.keys import resolve
+from src.data import published_info
 from src.export import files, formats
 from src.export.files import new_file
 from src.export.inference import Classifier
@@ -29,7 +30,7 @@ def ckpt(tmp_path_factory):
     """A checkpoint of an untrained network."""
     path = tmp_path_factory.mktemp("untrained") / "net.ckpt"
     config = resolve({"method": "dense"})
-    model = describe_model(config)
+    model = describe_model(config, published_info("digits"))
     description = {"model": model, "image_shape": [1, 8, 8], "config": dict(config)}
     write_network(path, build_model(**model), description)
     return path
