@@ -7,7 +7,7 @@
 
 #include "model.h"
 
-/* Layers denser than this run ROW channels at once, flat ones as dense products: break-evens found by measuring. */
+/* Layers denser than this run ROW channels at once, flat ones as dense products: where the break-evens lie is judgement, not yet measured. */
 static const double row_density = 0.5, flat_density = 0.2;
 /* What a strip of consecutive layers may touch: half of a usual second-level cache. */
 static const double strip_bytes = 512 << 10;
