@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -105,6 +105,7 @@ def plan(values):
 
 
 @given(plausible)
+@example({"prune_window": 5e-324})
 @settings(max_examples=8)
 def test_any_plan(values):
     allowed(plan, values)

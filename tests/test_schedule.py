@@ -73,6 +73,12 @@ def test_no_update_is_an_error():
         schedule(total=999, interval=900)
 
 
+@pytest.mark.parametrize("window", [0.0, 5e-324, 1e-300])
+def test_a_window_that_no_run_fills_is_named_as_what_to_raise(window):
+    with pytest.raises(ValueError, match=r"ends at step 0 of 880, .* step 100; raise prune_window$"):
+        schedule(880, 100, window=window)
+
+
 @given(total=st.integers(1, 5000), interval=st.integers(1, 5000), window=st.floats(0.001, 1))
 def test_what_the_error_advises_is_the_least_that_helps(total, interval, window):
     try:

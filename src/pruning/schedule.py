@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+MOST_STEPS = 2**53  # beyond it a step is no longer a whole number in a float; no run comes near
+
 
 @dataclass(frozen=True)
 class PruningSchedule:
@@ -27,18 +29,21 @@ class PruningSchedule:
     def __post_init__(self):
         if self.updates < 1:
             last = self._steps(self.window)
-            lower = f"lower update_interval to {last} or less, or " if last else ""
+            least = self._least_steps()
+            ways = [f"lower update_interval to {last} or less"] if last else []
+            ways.append(f"train for {least} steps or more" if least else "raise prune_window")
             raise ValueError(
                 f"no mask update fits: the pruning window ends at step {last} of {self.total_steps}, before the first "
-                f"update at step {self.interval}; {lower}train for {self._least_steps()} steps or more"
+                f"update at step {self.interval}; {', or '.join(ways)}"
             )
 
     def _steps(self, share):
         return math.floor(share * self.total_steps + 1e-9)  # 0.9 * 880 must be 792 whatever the rounding
 
     def _least_steps(self):
-        """The fewest total steps with which one update fits into the window."""
-        return math.ceil((self.interval - 1e-9) / self.window)
+        """The fewest total steps with which one update fits into the window; None if no run would be long enough."""
+        steps = (self.interval - 1e-9) / self.window if self.window else math.inf
+        return math.ceil(steps) if steps < MOST_STEPS else None
 
     @property
     def updates(self):
