@@ -16,6 +16,7 @@ from ..platform.schema import shown
 from ..pruning.settings import PruningSettings, apply_method, complete
 
 OF_A_FOLDER = ("image_size", "crop", "grey", "statistics", "skip_unreadable")  # what published data sets have fixed
+OF_MOMENTUM = ("momentum", "nesterov")  # which recipes of another optimiser may inherit from their base
 PathName = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=4000)]  # what a system call takes
 
 
@@ -55,9 +56,13 @@ class Training(BaseModel):
     epoch_size: int = Field(40, ge=1, le=10**6, description="epochs to train")
     lr: float = Field(0.1, gt=0, description="peak learning rate; falls by a cosine, per step, once it is reached")
     warmup_epochs: float = Field(2, ge=0, description="epochs of linear warm-up")
-    momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum")
+    optimizer: Literal["momentum", "sgd", "adamw", "lion"] = Field(
+        "momentum", description="optimiser; sgd is without momentum, adamw and lion want a far lower lr"
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of the optimiser of that name")
     nesterov: bool = Field(False, description="Nesterov momentum")
     weight_decay: float = Field(5e-4, ge=0, description="on weights; never on BatchNorm and biases")
+    grad_clip: float = Field(0.0, ge=0, description="most that the norm of all gradients together may be; 0: any")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
 
     val_fraction: float = Field(
@@ -130,6 +135,9 @@ def resolve(values, given=None, where="configuration"):
             raise InputError(
                 f"{'command line' if key in given else where}: {key}: only for dataset folder; leave it out"
             )
+    for key in OF_MOMENTUM:
+        if config.optimizer != "momentum" and key in given:
+            raise InputError(f"command line: {key}: only for optimizer momentum; leave it out")
     if config.batch_size % config.accumulation_steps:
         raise InputError(
             f"{where}: batch_size {config.batch_size} does not divide into accumulation_steps "

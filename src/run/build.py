@@ -100,7 +100,7 @@ def build_parts(config, workers=SINGLE):
     except ValueError as error:
         raise InputError(str(error)) from None
     rates = learning_rates(config.lr, total_steps, int(config.warmup_epochs * data.steps_per_epoch))
-    optimizer = build_optimizer(network, rates, config.momentum, config.nesterov, config.weight_decay)
+    optimizer = build_optimizer(network, rates, config.momentum, config.nesterov, config.weight_decay, config.optimizer)
     scale = None if config.amp_level == "O0" else LossScale()
     average = WeightAverage(network, config.ema_decay) if config.ema_decay else None
     step = build_step(config, info, network, optimizer, pruner, scale, average, workers)
@@ -168,5 +168,5 @@ def build_step(config, info, network, optimizer, pruner, scale, average, workers
             task, rank_term, weight, convolution_weights(network), workers, transposed_groups(network)
         )
     accumulator = GradientAccumulator(optimizer.parameters, parts) if parts > 1 else None
-    pruning, extras = Pruning(pruner, objective, config.rank_interval), Extras(scale, accumulator, average)
-    return TrainStep(task, optimizer, pruning, extras, workers)
+    extras = Extras(scale, accumulator, average, config.grad_clip)
+    return TrainStep(task, optimizer, Pruning(pruner, objective, config.rank_interval), extras, workers)
