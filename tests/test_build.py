@@ -220,7 +220,7 @@ def test_the_data(parts_of):
     assert train.source == Source(
         "digits", "", 5, 0.0, (), published_info("digits")._replace(classes=tuple("0123456789"))
     )
-    assert train.batching == (100, 2, 0.4)
+    assert train.batching == (100, 2, 0.4, 0.0, 0)
     assert train.steps == 14
     assert parts_of().data.train.batching.mixup == 0
     assert parts_of(num_workers=1).data.train.batching.num_workers == 1

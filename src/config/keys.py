@@ -72,7 +72,9 @@ class Training(BaseModel):
         description="share of the training images, held out to choose the best by; 0: the test set does",
     )
 
-    mixup: float = Field(0.0, ge=0, description="alpha of mixup; 0: none")
+    mixup: float = Field(0.0, ge=0, le=100, description="alpha of mixup; 0: none")
+    cutmix: float = Field(0.0, ge=0, le=100, description="alpha of cutmix, which with mixup takes turns; 0: none")
+    rand_augment: int = Field(0, ge=0, le=30, description="magnitude of RandAugment, two operations an image; 0: none")
     ema_decay: float = Field(0.0, ge=0, lt=1, description="moving average of the weights, the one deployed; 0: none")
     amp_level: Literal["O0", "O2", "O3", "auto"] = Field("O0", description="mixed precision, levels of mindspore.amp")
     sync_batch_norm: bool = Field(True, description="BatchNorm over the images of all workers, not of each its own")

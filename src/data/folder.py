@@ -98,9 +98,9 @@ def load(split, data_path, info):
     return Samples(found.images, labels).select(np.array([bytes(name) not in skipped for name in found.images]))
 
 
-def dataset(loaded, split, info, num_workers, shard, seed):
+def dataset(loaded, split, info, num_workers, shard, seed, more=()):
     """Samples (image, label) of one split; see `folders.pipeline`."""
-    return folders.pipeline(loaded, split, info, num_workers, shard, seed)
+    return folders.pipeline(loaded, split, info, num_workers, shard, seed, more)
 
 
 def format_skipped(info):

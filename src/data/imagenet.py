@@ -41,9 +41,9 @@ def load(split, data_path, info):
     return folders.list_images(_root(data_path, split), class_names(data_path, split))
 
 
-def dataset(loaded, split, info, num_workers, shard, seed):
+def dataset(loaded, split, info, num_workers, shard, seed, more=()):
     """Samples (image, label) of one split, 224 x 224 pixels; see `folders.pipeline`."""
-    return folders.pipeline(loaded, split, info, num_workers, shard, seed)
+    return folders.pipeline(loaded, split, info, num_workers, shard, seed, more)
 
 
 def _root(data_path, split):

@@ -130,7 +130,8 @@ def open_data(config, info, local_batch, workers):
     source = Source(config.dataset, config.data_path, config.seed, fraction, info=info)
     shard = Shard(workers.size, workers.rank)
     evaluated = Batching(evaluation_batch(config, workers.size), config.num_workers)
-    train = Batches(source, "train", Batching(local_batch, config.num_workers, config.mixup), shard)
+    batching = Batching(local_batch, config.num_workers, config.mixup, config.cutmix, config.rand_augment)
+    train = Batches(source, "train", batching, shard)
     apart = fraction and has_test(config.dataset, config.data_path)
     val = Batches(source, "val", evaluated, shard) if apart else None
     test = Batches(source, "test", evaluated, shard)
