@@ -7,15 +7,13 @@ ends the run.
 
 import numpy as np
 
-LEAST_ALPHA = 1e-6  # of a smaller one, shares are 0 or 1 in any float all the same
-
 
 def mixer(classes, mixup, cutmix, seed):
     """A function of lists of images (C, H, W) and labels and MindSpore's BatchInfo -> images (N, C, H, W) and class
     probabilities (N, classes), for `per_batch_map`.
 
     mixup, cutmix: alpha of each; 0: never; of both, a batch gets either with the same chance. Each image is mixed with
-    one of the same batch, all of a batch by the same share.
+    one of the same batch; what it keeps of itself is drawn from Beta(alpha, alpha), once for the batch.
     """
 
     def mix(images, labels, info):
@@ -23,18 +21,13 @@ def mixer(classes, mixup, cutmix, seed):
         images, labels = np.stack(images), np.eye(classes, dtype=np.float32)[np.stack(labels)]
         partners = random.permutation(len(images))
         if cutmix and (not mixup or random.random() < 0.5):
-            mixed, share = cut(images, partners, draw_share(random, cutmix), random)
+            mixed, share = cut(images, partners, random.beta(cutmix, cutmix), random)
         else:
-            share = draw_share(random, mixup)
+            share = random.beta(mixup, mixup)
             mixed = blend(images, partners, share)
         return mixed, blend(labels, partners, share)
 
     return mix
-
-
-def draw_share(random, alpha):
-    """What an image keeps of itself, in [0, 1], from the beta distribution of twice `alpha`."""
-    return random.beta(max(alpha, LEAST_ALPHA), max(alpha, LEAST_ALPHA))
 
 
 def blend(arrays, partners, share):
