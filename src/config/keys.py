@@ -54,6 +54,9 @@ class Training(BaseModel):
     )
 
     epoch_size: int = Field(40, ge=1, le=10**6, description="epochs to train")
+    pruning_epochs: int = Field(
+        0, ge=0, description="epochs that prune_window and update_end are shares of, the first ones; 0: all"
+    )
     lr: float = Field(0.1, gt=0, description="peak learning rate; falls by a cosine, per step, once it is reached")
     warmup_epochs: float = Field(2, ge=0, description="epochs of linear warm-up")
     optimizer: Literal["momentum", "sgd", "adamw", "lion"] = Field(
@@ -140,6 +143,8 @@ def resolve(values, given=None, where="configuration"):
     for key in OF_MOMENTUM:
         if config.optimizer != "momentum" and key in given:
             raise InputError(f"command line: {key}: only for optimizer momentum; leave it out")
+    if config.pruning_epochs > config.epoch_size:
+        raise InputError(f"{where}: pruning_epochs {config.pruning_epochs} is above epoch_size {config.epoch_size}")
     if config.batch_size % config.accumulation_steps:
         raise InputError(
             f"{where}: batch_size {config.batch_size} does not divide into accumulation_steps "

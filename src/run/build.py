@@ -29,6 +29,7 @@ from ..training.ema import WeightAverage
 from ..training.optimizer import build_optimizer, learning_rates
 from ..training.train_step import Extras, Pruning, TaskLoss, TrainStep
 from ..weights.pretrained import load_pretrained
+from .extension import continued
 
 MOST_STEPS = 10**7  # the optimiser's table holds the learning rate of each
 
@@ -58,7 +59,7 @@ class Data(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """Everything one run consists of."""
+    """Everything one run consists of; config: with what a run that goes on brings."""
 
     config: Any
     network: nn.Cell
@@ -78,6 +79,7 @@ def build_parts(config, workers=SINGLE):
 
     Raises InputError where the configuration does not fit data, schedule or workers.
     """
+    config = continued(config)
     local_batch = local_batch_size(config.batch_size, workers.size, config.accumulation_steps)
     info = describe(config)
     if info.skipped and workers.rank == 0:
@@ -95,7 +97,7 @@ def build_parts(config, workers=SINGLE):
         total_steps = config.epoch_size * data.steps_per_epoch
         if total_steps > MOST_STEPS:
             raise InputError(f"epoch_size: {total_steps:,} steps are too many; {MOST_STEPS:,} are possible")
-        schedule = build_schedule(config, total_steps)
+        schedule = build_schedule(config, (config.pruning_epochs or config.epoch_size) * data.steps_per_epoch)
         pruner = build_pruner(config, network, schedule)
     except ValueError as error:
         raise InputError(str(error)) from None

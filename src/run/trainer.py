@@ -32,10 +32,10 @@ class Trainer:
     """
 
     def __init__(self, config, workers=SINGLE):
-        self.config = config
         self.workers = workers
         self.folder = RunFolder(config.output_path)
         self.parts = parts = build_parts(config, workers)
+        self.config = config = parts.config
         self.network, self.pruner, self.step = parts.network, parts.pruner, parts.step
         self.schedule, self.rates, self.average = parts.schedule, parts.rates, parts.average
         self.total_steps, self.steps_per_epoch = parts.total_steps, parts.data.steps_per_epoch
