@@ -17,6 +17,7 @@ from src.run.trainer import Trainer
 from src.training.optimizer import learning_rates
 from src.weights.checkpoint import read_checkpoint
 from tests.runs import differences, outcome
+from tests.test_tensorboard import read_scalars, scalars_of
 
 STEPS = 11  # of an epoch
 RECIPE = {
@@ -28,6 +29,7 @@ RECIPE = {
     "sparsity": 0.8,
     "rank_interval": 5,
     "momentum": 0.8,
+    "tensorboard": True,
 }
 
 
@@ -82,6 +84,7 @@ def test_more_epochs_with_the_masks_as_they_were(finished, longer, capsys):
     assert text.startswith(was)
     lines = [json.loads(line) for line in text.splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
+    assert read_scalars(folder / "tensorboard") == scalars_of(lines)
     assert [line["lr"] for line in lines[2:]] == [rates[3 * STEPS - 1], rates[-1]]
     best = None
     for line in lines:

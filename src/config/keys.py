@@ -103,6 +103,9 @@ class Config(Recipe):
     force: bool = Field(False, description="resume with another recipe, where the difference is harmless")
     save_steps: int = Field(0, ge=0, description="write resume.ckpt every that many steps too; 0: not")
     save_minutes: float = Field(10, ge=0, description="write resume.ckpt every that many minutes too; 0: not")
+    tensorboard: bool = Field(
+        False, description="write what metrics.jsonl has for TensorBoard, too, to the folder tensorboard in output_path"
+    )
     overwrite: bool = Field(False, description="replace the run that output_path holds")
     dry_run: bool = Field(False, description="print the resolved recipe and stop")
 

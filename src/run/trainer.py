@@ -14,6 +14,7 @@ from ..data.batches import iterate
 from ..platform.parallel import SINGLE
 from ..pruning.pruner import prunable_weights, transposed_groups
 from ..report.sparsity import sparsity_report
+from ..report.tensorboard import require_tensorboard
 from ..training.evaluation import Evaluator
 from ..weights.checkpoint import read_checkpoint
 from .build import build_parts, describe_model
@@ -32,6 +33,8 @@ class Trainer:
     """
 
     def __init__(self, config, workers=SINGLE):
+        if config.tensorboard:
+            require_tensorboard()
         self.workers = workers
         self.folder = RunFolder(config.output_path)
         self.parts = parts = build_parts(config, workers)
@@ -79,6 +82,8 @@ class Trainer:
         with self.saver.signals:
             if found is None or moved:
                 self.saver.save()  # so that there is something to resume from, and a full disk shows at once
+            if self.config.tensorboard and self.writes:
+                self.folder.open_events(self.step.step)
             self._train_epochs()
         return self._write_result()
 
