@@ -47,7 +47,7 @@ def _decay_one(rate, parameter, decay):
 def _lion_one(beta1, beta2, rate, parameter, moment, gradient):
     update = ops.sign(beta1 * moment + (1 - beta1) * gradient)
     moved = ops.assign(moment, ops.depend(beta2 * moment + (1 - beta2) * gradient, update))
-    return ops.depend(ops.assign_sub(parameter, rate * update), moved)
+    return ops.depend(ops.assign(parameter, parameter - rate * update), moved)
 
 
 def _decays(parameters, weight_decay):
