@@ -24,6 +24,14 @@ def class_folders(root):
     return tuple(sorted(entry.name for entry in _entries(root) if entry.is_dir() and entry.name[0] != "."))
 
 
+def flat_images(root):
+    """The paths of the pictures in `root` itself, if it has no class folders; else ()."""
+    entries = [entry for entry in _entries(root) if entry.name[0] != "."]
+    if any(entry.is_dir() for entry in entries):
+        return ()
+    return tuple(entry.path for entry in entries if _is_image(entry.name))
+
+
 def list_images(root, classes):
     """The Samples of some class folders: paths as bytes, labels by the place of their class. Raises InputError.
 
