@@ -147,7 +147,8 @@ def resolve(values, given=None, where="configuration"):
         if config.optimizer != "momentum" and key in given:
             raise InputError(f"command line: {key}: only for optimizer momentum; leave it out")
     if config.pruning_epochs > config.epoch_size:
-        raise InputError(f"{where}: pruning_epochs {config.pruning_epochs} is above epoch_size {config.epoch_size}")
+        source = "command line" if {"pruning_epochs", "epoch_size"} & given.keys() else where
+        raise InputError(f"{source}: pruning_epochs {config.pruning_epochs} is above epoch_size {config.epoch_size}")
     if config.batch_size % config.accumulation_steps:
         raise InputError(
             f"{where}: batch_size {config.batch_size} does not divide into accumulation_steps "
