@@ -23,6 +23,7 @@ from src.rpg_cell import RPGWithLossCell, build_rank_term
 from src.training.accumulation import GradientAccumulator
 from src.training.amp import LossScale, mixed_precision
 from src.training.batch_norm import synchronise
+from src.training.clipping import clip_by_global_norm
 from src.training.ema import WeightAverage
 from src.training.evaluation import Evaluator
 from src.training.optimizer import build_optimizer
@@ -38,6 +39,7 @@ COMPILER = {"Depend", "Load", "MakeTuple", "Partial", "Return", "Switch", "Tuple
 # network that MindSpore trains on Ascend needs these; another one that comes only this way, such as Svd, has to be
 # looked at before it is entered here.
 THROUGH_CANN = {
+    "Adam",  # CANN's ApplyAdam; nn.Adam is documented for Ascend
     "ApplyMomentum",
     "Assign",
     "AssignAdd",
@@ -185,6 +187,21 @@ def test_every_primitive_of_the_steps_is_registered_for_ascend(compiled, kernels
     train(**{**settings, "workers": Two() if settings.get("workers") else None})
     primitives = compiled()
     assert {"ApplyMomentum", "Conv2D", "Conv2DBackpropFilter", "MaxPoolGrad"} <= primitives
+    assert missing(primitives, kernels, adapters) == set()
+
+
+@pytest.mark.parametrize("name", ["momentum", "adamw", "lion"])
+def test_every_primitive_of_optimisers_and_clipping_is_registered_for_ascend(name, compiled, kernels, adapters):
+    layer = nn.Dense(3, 4)
+    optimizer = build_optimizer(layer, [0.1, 0.1], 0.9, False, 1e-4, name)
+
+    @ms.jit
+    def train(*gradients):
+        return optimizer(clip_by_global_norm(gradients, 0.5))
+
+    train(*(Tensor(np.ones(parameter.shape, np.float32)) for parameter in optimizer.parameters))
+    primitives = compiled()
+    assert {"momentum": "ApplyMomentum", "adamw": "Adam", "lion": "Sign"}[name] in primitives
     assert missing(primitives, kernels, adapters) == set()
 
 

@@ -80,6 +80,9 @@ ROWS = [
     Row("a negative learning rate", "train.py --lr -1", "lr: "),
     Row("a learning rate that is no number", "train.py --lr nan", "lr: "),
     Row("an infinite learning rate", "train.py --lr inf", "lr: "),
+    Row("an unknown optimiser", "train.py --optimizer adam", "optimizer: "),
+    Row("momentum for another optimiser", "train.py --optimizer lion --momentum 0.8", "only for optimizer momentum"),
+    Row("a negative norm", "train.py --grad_clip -1", "grad_clip: "),
     Row("an unknown model", "train.py --model resnet21", "model: "),
     Row("a network that mindcv does not know", "train.py --model mindcv/mobilenet", "mindcv has no network mobilenet"),
     Row("an argument for a network of ours", "train.py --model_args wings=2", "only for networks of mindcv"),
@@ -101,6 +104,7 @@ ROWS = [
     Row("a base that leads back", "train.py --config_path loop.yaml", "leads back to itself"),
     # settings that contradict each other
     Row("no mask update fits", "train.py --update_interval 100000", "no mask update fits"),
+    Row("pruning beyond the end", "train.py --pruning_epochs 50", "pruning_epochs 50 is above epoch_size 40"),
     Row("the window ends after the updates", "train.py --update_end 0.5", "lies before the end of prune_window"),
     Row("a batch larger than the data", "train.py --batch_size 5000", "batch_size 5000 is larger than"),
     Row("parts that do not divide a batch", "train.py --accumulation_steps 3", "does not divide into"),
@@ -138,6 +142,11 @@ ROWS = [
         "scripts/job.py 2 --resume_ckpt run/resume.ckpt --output_path new --batch_size 128 --update_interval 2 --lr 2",
         "another recipe",
     ),
+    Row(
+        "an extension that changes more", f"{RESUME} run/resume.ckpt --epoch_size 2 --momentum 0.5", "momentum was 0.9"
+    ),
+    Row("fewer epochs than there were", f"{RESUME} long.ckpt", "epoch_size was 3, is 1"),
+    Row("a longer run that has not ended", f"{RESUME} long.ckpt --epoch_size 4", "let it come to its end first"),
     Row("a step of another epoch", f"{RESUME} step.ckpt", "does not lie in epoch"),
     Row("masks that are all zero", f"{RESUME} unmasked.ckpt", "non-zero weights outside its mask"),
     Row("masks that are all one", f"{RESUME} dense.ckpt", "its masks keep"),
@@ -168,6 +177,10 @@ ROWS = [
     Row("a picture that is none", f"{FOLDER} broken", "files cannot be read: train/cat/1.JPEG"),
     Row("a class without a picture", f"{FOLDER} hole --val_fraction 0.5", "no image that can be read in hole/dog"),
     Row("test pictures of another class", f"{FOLDER} strange", "strange/val/owl is none of the network's 2 classes"),
+    Row("test pictures without labels", f"{FOLDER} flat", "put a list of their labels beside it"),
+    Row("numbers without their meaning", f"{FOLDER} numbers", "meta.mat, which says what they stand for, is missing"),
+    Row("a test picture without a label", f"{FOLDER} unlisted", "has no label for unlisted/val/2.JPEG"),
+    Row("RandAugment of grey pictures", "train.py --rand_augment 9 --output_path new", "only for colour images"),
     Row("the size of pictures elsewhere", "train.py --image_size 64", "image_size: only for dataset folder"),
     Row("too few images to hold any out", "train.py --val_fraction 0.001", "leaves none to choose by"),
     # checkpoints
@@ -303,6 +316,7 @@ def _write_states():
         ("dense", {mask: np.full_like(tensors[mask], 255)}, {}),
         ("short", {mask: tensors[mask][1:]}, {}),
         ("moments", {moment: tensors[moment].astype(np.float64)}, {}),
+        ("long", {}, {"config": {**progress["config"], "epoch_size": 3}}),
         ("field", {}, {"last": {**progress["last"], "loss": "low"}}),
         ("data", {}, {"data": {**progress["data"], "test images": "100 in 10 classes"}}),
     ):
@@ -331,12 +345,17 @@ def _write_data():
         "broken": ["train/cat/2", "train/dog/1", "val/dog/1"],
         "hole": ["cat/1", "cat/2"],
         "strange": ["train/cat/1", "train/dog/1", "val/owl/1"],
+        "flat": ["train/cat/1", "train/dog/1", "val/1", "val/2"],
+        "numbers": ["train/cat/1", "train/dog/1", "val/1", "val/2"],
+        "unlisted": ["train/cat/1", "train/dog/1", "val/1", "val/2"],
     }.items():
         for name in pictures:
             picture = Path(folder, f"{name}.JPEG")
             picture.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (40, 40)).save(picture)
     Path("broken/train/cat/1.JPEG").write_text("no picture")
+    Path("numbers/ILSVRC2012_validation_ground_truth.txt").write_text("2\n1\n")
+    Path("unlisted/val_labels.txt").write_text("1.JPEG cat\n")
     Path("hole/dog").mkdir()
     write_imagenet("corrupt", 2, 1, lambda index: np.zeros((40, 50, 3), np.uint8))
     image = Path("corrupt/train/n00000001/1.JPEG")

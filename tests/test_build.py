@@ -13,6 +13,7 @@ from src.rpg_cell import GramRankTerm, SVDRankTerm
 from src.run import build
 from src.run.build import build_parts
 from src.training.batch_norm import SyncBatchNorm2d
+from src.training.optimizer import AdamW, Lion
 
 CLASSES = 10
 
@@ -85,6 +86,17 @@ def test_momentum_and_nesterov(nesterov, parts_of):
     optimizer = parts_of(momentum=0.7, nesterov=nesterov).optimizer
     assert float(optimizer.momentum) == pytest.approx(0.7)
     assert optimizer.use_nesterov is nesterov
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", nn.Momentum), ("adamw", AdamW), ("lion", Lion)])
+def test_the_other_optimisers_and_clipping(name, kind, parts_of):
+    parts = parts_of(optimizer=name, weight_decay=0.03, grad_clip=0.7)
+    assert type(parts.optimizer) is kind
+    assert parts.step.clip == 0.7
+    if name == "sgd":
+        assert float(parts.optimizer.momentum) == 0
+    else:
+        assert set(parts.optimizer.decays) == {0.03, 0.0}
 
 
 def test_weight_decay_is_that_of_weights_alone(parts_of):
@@ -208,7 +220,7 @@ def test_the_data(parts_of):
     assert train.source == Source(
         "digits", "", 5, 0.0, (), published_info("digits")._replace(classes=tuple("0123456789"))
     )
-    assert train.batching == (100, 2, 0.4)
+    assert train.batching == (100, 2, 0.4, 0.0, 0)
     assert train.steps == 14
     assert parts_of().data.train.batching.mixup == 0
     assert parts_of(num_workers=1).data.train.batching.num_workers == 1

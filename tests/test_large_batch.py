@@ -10,6 +10,7 @@ from mindspore.common.api import ms_compile_cache
 from tiny_train import Tiny
 
 from src.models import MODELS
+from src.platform.parallel import SINGLE, Single
 from src.pruning.pruner import Pruner, convolution_weights, prunable_weights
 from src.pruning.schedule import PruningSchedule
 from src.rpg_cell import RPGWithLossCell, build_rank_term
@@ -21,7 +22,7 @@ from src.training.optimizer import build_optimizer, learning_rates
 from src.training.train_step import Extras, Pruning, TaskLoss, TrainStep, optimizer_state
 from tests.streams import random_batches
 
-STEPS, INTERVAL = 12, 4
+STEPS, INTERVAL, DECAY = 12, 4, 1e-2
 
 
 class Net(nn.Cell):
@@ -42,7 +43,18 @@ class Net(nn.Cell):
 class Run:
     """A small network with everything that trains it."""
 
-    def __init__(self, level="O0", parts=1, decay=0.0, rank_interval=0, rank_weight=0.5, normalised=True):
+    def __init__(
+        self,
+        level="O0",
+        parts=1,
+        decay=0.0,
+        rank_interval=0,
+        rank_weight=0.5,
+        normalised=True,
+        optimizer="momentum",
+        clip=0.0,
+        workers=SINGLE,
+    ):
         ms.set_seed(1)
         self.network = network = Net(normalised).set_train()
         self.scale = self.average = None
@@ -52,7 +64,8 @@ class Run:
         if decay:
             self.average = WeightAverage(self.network, decay)
         self.trained = network
-        self.optimizer = build_optimizer(self.network, learning_rates(0.1, STEPS, 2), 0.9, False, 1e-2)
+        self.rates = learning_rates(0.1, STEPS, 2)
+        self.optimizer = build_optimizer(self.network, self.rates, 0.9, False, DECAY, optimizer)
         schedule = PruningSchedule(STEPS, INTERVAL, 0.2, 0.3, 0.8, 0.85)
         self.pruner = Pruner(prunable_weights(self.network), schedule)
         task = TaskLoss(network, nn.CrossEntropyLoss())
@@ -61,7 +74,8 @@ class Run:
         )
         accumulator = GradientAccumulator(self.optimizer.parameters, parts) if parts > 1 else None
         pruning = Pruning(self.pruner, objective, rank_interval)
-        self.step = TrainStep(task, self.optimizer, pruning, Extras(self.scale, accumulator, self.average))
+        extras = Extras(self.scale, accumulator, self.average, clip)
+        self.step = TrainStep(task, self.optimizer, pruning, extras, workers)
         self.batches = random_batches(STEPS)
 
     def train(self):
@@ -75,8 +89,8 @@ class Run:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"level": "O2", "decay": 0.9, "parts": 2, "rank_interval": 3},
-        {"level": "O3"},
+        {"level": "O2", "decay": 0.9, "parts": 2, "rank_interval": 3, "optimizer": "adamw", "clip": 0.1},
+        {"level": "O3", "optimizer": "lion"},
     ],
     ids=str,
 )
@@ -221,3 +235,32 @@ def test_averaged_weights_are_lent_and_given_back():
     assert any((inside[name] != before[name]).any() for name in before)
     for average, value in zip(run.average.averages, run.average.values):
         assert np.array_equal(average.asnumpy(), inside[value.name])
+
+
+class Doubling(Single):
+    """Workers whose mean gradient is twice this one's."""
+
+    def gradient_reducer(self, parameters):
+        return lambda gradients: ops.HyperMap()(ops.partial(ops.mul, Tensor(2.0)), gradients)
+
+
+def test_what_is_clipped_is_the_unscaled_mean_over_parts_and_workers():
+    """The first step, where momentum is zero: the gradient that it took, recovered from how far it went."""
+
+    def gradient(clip):
+        run = Run("O2", parts=2, clip=clip, workers=Doubling())
+        before = run.values()
+        next(run.train())
+        after, rate = run.values(), run.rates[0]
+        steps = [(before[p.name] - after[p.name]) / rate for p in run.optimizer.parameters]
+        return [step - DECAY * before[p.name] * (p.ndim > 1) for step, p in zip(steps, run.optimizer.parameters)]
+
+    def norm(arrays):
+        return float(np.sqrt(sum((array.astype(np.float64) ** 2).sum() for array in arrays)))
+
+    whole = gradient(0.0)
+    half = norm(whole) / 2
+    clipped = gradient(half)
+    assert norm(clipped) == pytest.approx(half, rel=1e-3)
+    for one, other in zip(clipped, whole):
+        np.testing.assert_allclose(one, other / 2, atol=1e-4)

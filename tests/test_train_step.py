@@ -35,11 +35,20 @@ class Net(nn.Cell):
 class Run:
     """A small network with everything that trains it."""
 
-    def __init__(self, rank_weight=0.5, rank_interval=0, drop=0.3, nesterov=False, density=0.1, **pruner):
+    def __init__(
+        self,
+        rank_weight=0.5,
+        rank_interval=0,
+        drop=0.3,
+        nesterov=False,
+        density=0.1,
+        optimizer="momentum",
+        **pruner,
+    ):
         ms.set_seed(1)
         self.network = Net().set_train()
         self.rates = learning_rates(0.1, STEPS, 4)
-        self.optimizer = build_optimizer(self.network, self.rates, 0.9, nesterov, 1e-2)
+        self.optimizer = build_optimizer(self.network, self.rates, 0.9, nesterov, 1e-2, optimizer)
         initial, allocation = pruner.pop("initial", 1.0), Allocation(pruner.pop("distribution", "global"))
         self.schedule = PruningSchedule(STEPS, INTERVAL, density, drop, 0.8, 0.85, initial)
         self.pruner = Pruner(prunable_weights(self.network), self.schedule, allocation, **pruner)
@@ -60,7 +69,9 @@ class Run:
         return [weight.asnumpy() for weight in self.pruner.weights]
 
     def momentum(self):
-        return [optimizer_state(self.optimizer, weight)[0].asnumpy() for weight in self.pruner.weights]
+        """All states that the optimiser keeps of each weight, on top of each other."""
+        states = [optimizer_state(self.optimizer, weight) for weight in self.pruner.weights]
+        return [np.stack([state.asnumpy() for state in of_one]) for of_one in states]
 
 
 @pytest.mark.parametrize(
@@ -68,24 +79,26 @@ class Run:
     [
         {},
         {"rank_interval": 1},
-        {"rank_interval": 3},
+        {"rank_interval": 3, "optimizer": "adamw"},
         {"rank_weight": 0},
         {"nesterov": True},
         {"drop": 0.0, "rank_weight": 0},
-        {"distribution": "erk"},
-        {"distribution": "erk", "initial": 0.1, "rank_weight": 0},
+        {"distribution": "erk", "optimizer": "lion"},
+        {"distribution": "erk", "initial": 0.1, "rank_weight": 0, "optimizer": "sgd"},
         {"distribution": "erk", "initial": 0.1, "rank_weight": 0, "growth": "random"},
     ],
     ids=str,
 )
 def test_weights_and_momentum_are_exactly_zero_outside_the_masks_at_every_step(settings):
     run = Run(**settings)
+    states = 2 if settings.get("optimizer") == "adamw" else 1
     sizes = sum(mask.size for mask in run.pruner.masks)
     for step, loss in enumerate(run.train(), start=1):
         assert np.isfinite(loss)
         for weight, momentum, mask in zip(run.weights(), run.momentum(), run.pruner.masks):
             assert not weight[~mask].any()
-            assert not momentum[~mask].any()
+            assert momentum.shape == (states, *mask.shape)
+            assert not momentum[:, ~mask].any()
         assert run.pruner.kept == round(run.schedule.density_at(step) * sizes)
     assert run.pruner.kept == round(0.1 * sizes)
     # A weight that grew where no gradient flows is alive, and zero.
@@ -121,7 +134,7 @@ def test_without_drop_and_grow_an_update_trains_too_by_the_gradients_of_before(o
     run = Run(drop=0.0, density=0.5, **objective)
     for batch in run.batches[: INTERVAL - 1]:
         run.step(*batch)
-    weights, momentum = ([array.copy() for array in arrays] for arrays in (run.weights(), run.momentum()))
+    weights, momentum = [array.copy() for array in run.weights()], [states[0] for states in run.momentum()]
     loss_sum = float(run.step.loss_sum)
     images, labels = run.batches[INTERVAL - 1]
     loss_fn = nn.CrossEntropyLoss()

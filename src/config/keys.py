@@ -16,6 +16,7 @@ from ..platform.schema import shown
 from ..pruning.settings import PruningSettings, apply_method, complete
 
 OF_A_FOLDER = ("image_size", "crop", "grey", "statistics", "skip_unreadable")  # what published data sets have fixed
+OF_MOMENTUM = ("momentum", "nesterov")  # which recipes of another optimiser may inherit from their base
 PathName = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=4000)]  # what a system call takes
 
 
@@ -53,11 +54,18 @@ class Training(BaseModel):
     )
 
     epoch_size: int = Field(40, ge=1, le=10**6, description="epochs to train")
+    pruning_epochs: int = Field(
+        0, ge=0, description="epochs that prune_window and update_end are shares of, the first ones; 0: all"
+    )
     lr: float = Field(0.1, gt=0, description="peak learning rate; falls by a cosine, per step, once it is reached")
     warmup_epochs: float = Field(2, ge=0, description="epochs of linear warm-up")
-    momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum")
+    optimizer: Literal["momentum", "sgd", "adamw", "lion"] = Field(
+        "momentum", description="optimiser; sgd is without momentum, adamw and lion want a far lower lr"
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of the optimiser of that name")
     nesterov: bool = Field(False, description="Nesterov momentum")
     weight_decay: float = Field(5e-4, ge=0, description="on weights; never on BatchNorm and biases")
+    grad_clip: float = Field(0.0, ge=0, description="most that the norm of all gradients together may be; 0: any")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
 
     val_fraction: float = Field(
@@ -67,7 +75,9 @@ class Training(BaseModel):
         description="share of the training images, held out to choose the best by; 0: the test set does",
     )
 
-    mixup: float = Field(0.0, ge=0, description="alpha of mixup; 0: none")
+    mixup: float = Field(0.0, ge=0, le=100, description="alpha of mixup; 0: none")
+    cutmix: float = Field(0.0, ge=0, le=100, description="alpha of cutmix, which with mixup takes turns; 0: none")
+    rand_augment: int = Field(0, ge=0, le=30, description="magnitude of RandAugment, two operations an image; 0: none")
     ema_decay: float = Field(0.0, ge=0, lt=1, description="moving average of the weights, the one deployed; 0: none")
     amp_level: Literal["O0", "O2", "O3", "auto"] = Field("O0", description="mixed precision, levels of mindspore.amp")
     sync_batch_norm: bool = Field(True, description="BatchNorm over the images of all workers, not of each its own")
@@ -93,6 +103,9 @@ class Config(Recipe):
     force: bool = Field(False, description="resume with another recipe, where the difference is harmless")
     save_steps: int = Field(0, ge=0, description="write resume.ckpt every that many steps too; 0: not")
     save_minutes: float = Field(10, ge=0, description="write resume.ckpt every that many minutes too; 0: not")
+    tensorboard: bool = Field(
+        False, description="write what metrics.jsonl has for TensorBoard, too, to the folder tensorboard in output_path"
+    )
     overwrite: bool = Field(False, description="replace the run that output_path holds")
     dry_run: bool = Field(False, description="print the resolved recipe and stop")
 
@@ -130,6 +143,12 @@ def resolve(values, given=None, where="configuration"):
             raise InputError(
                 f"{'command line' if key in given else where}: {key}: only for dataset folder; leave it out"
             )
+    for key in OF_MOMENTUM:
+        if config.optimizer != "momentum" and key in given:
+            raise InputError(f"command line: {key}: only for optimizer momentum; leave it out")
+    if config.pruning_epochs > config.epoch_size:
+        source = "command line" if {"pruning_epochs", "epoch_size"} & given.keys() else where
+        raise InputError(f"{source}: pruning_epochs {config.pruning_epochs} is above epoch_size {config.epoch_size}")
     if config.batch_size % config.accumulation_steps:
         raise InputError(
             f"{where}: batch_size {config.batch_size} does not divide into accumulation_steps "

@@ -4,8 +4,9 @@
   MEAN, STD (per channel, of values 0..1), and CROP where test images are cropped: share of the shorter side seen
   class_names(data_path, split)                       names of the classes as found in the folder, or () if it has none
   load(split, data_path, info)                        the Samples of a split, read once, before all epochs
-  dataset(loaded, split, info, num_workers, shard, seed)    those of one Shard as (image float32 CHW, label int32);
-                                                      random operations that are not MindSpore's own follow `seed`
+  dataset(loaded, split, info, num_workers, shard, seed, more=())    those of one Shard as (image float32 CHW, label
+                                                      int32); random operations that are not MindSpore's own follow
+                                                      `seed`; more: further operations on training images of uint8
 
 which raises InputError where the folder does not hold the data set. info: the DataInfo that `describe` makes of the
 constants; `folder` has none, as its values depend on what it holds. Their splits are `train` and `test`; `val` is the

@@ -7,14 +7,16 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 from mindspore import dataset as ds
-from mindspore.dataset import transforms, vision
+from mindspore.dataset import vision
 
 from ..platform.errors import InputError
 from . import DATASETS, has_test, published_info
 from .info import DataInfo
+from .mixing import mixer
 from .samples import held_out
 from .sharding import WHOLE
 
+OPERATIONS = 2  # of RandAugment on each image
 # All that `mindspore.dataset` leaves of an exception is the traceback in the text of its own.
 _INPUT_ERROR = re.compile(rf"^{re.escape(InputError.__module__)}\.{InputError.__name__}: (.*)$", re.MULTILINE)
 
@@ -39,13 +41,16 @@ class Source(NamedTuple):
 class Batching(NamedTuple):
     """How it is put into batches.
 
-    size: images per batch of one worker; num_workers: threads; mixup: alpha of mixup (Zhang et al., 2018), 0 for none;
-    with it the labels are class probabilities (batch, classes).
+    size: images per batch of one worker; num_workers: threads; mixup, cutmix: alpha of each, 0 for none; with them the
+    labels are class probabilities (batch, classes); rand_augment: magnitude of RandAugment (Cubuk et al., 2020), 1 to
+    30, 0 for none. The last three are of training images.
     """
 
     size: int
     num_workers: int = 1
     mixup: float = 0.0
+    cutmix: float = 0.0
+    rand_augment: int = 0
 
 
 class Batches:
@@ -66,6 +71,8 @@ class Batches:
         self.source, self.split, self.batching, self.shard = source, split, batching, shard
         self.num_workers = max(1, min(batching.num_workers, os.cpu_count() or 1))
         self.info = _info(source)
+        if batching.rand_augment and self.info.image_shape[0] != 3:
+            raise InputError("rand_augment: only for colour images; leave it out")
         self.loaded, self.classes = _load(source, split)
         samples = shard.size(split, len(self.loaded.labels))
         if split == "train":
@@ -86,18 +93,20 @@ class Batches:
         """The `mindspore.dataset` of one epoch, counted from 0; its `set_init_step` skips to a step of that epoch."""
         # Skipping to a step then replays the random operations before it, so a resumed run sees the same samples.
         ds.config.set_fast_recovery(False)
-        data, workers, mixup = DATASETS[self.source.name], self.num_workers, self.batching.mixup
+        data, workers, batching = DATASETS[self.source.name], self.num_workers, self.batching
+        more = [vision.RandAugment(OPERATIONS, batching.rand_augment)] if batching.rand_augment else []
         seed = _seed(self.source.seed, number)
         ds.config.set_seed(seed)
-        samples = data.dataset(self.loaded, self.split, self.info, workers, self.shard, seed)
+        samples = data.dataset(self.loaded, self.split, self.info, workers, self.shard, seed, more)
         # The sampler has taken the seed by now; all other random operations read it when iteration starts.
-        ds.config.set_seed(_seed(self.source.seed, number, self.shard.index + 1))
-        if mixup:
-            samples = samples.map(transforms.OneHot(self.info.num_classes), "label", num_parallel_workers=workers)
-        batched = samples.batch(self.batching.size, drop_remainder=self.split == "train", num_parallel_workers=workers)
-        if mixup:
-            batched = batched.map(vision.MixUpBatch(mixup), ["image", "label"], num_parallel_workers=workers)
-        return batched
+        own = _seed(self.source.seed, number, self.shard.index + 1)
+        ds.config.set_seed(own)
+        mixed = {}
+        if batching.mixup or batching.cutmix:
+            mix = mixer(self.info.num_classes, batching.mixup, batching.cutmix, own)
+            mixed = {"per_batch_map": mix, "input_columns": ["image", "label"]}
+        whole = self.split == "train"
+        return samples.batch(batching.size, drop_remainder=whole, num_parallel_workers=workers, **mixed)
 
 
 def draw_training_images(source, count, num_workers=1):

@@ -22,6 +22,6 @@ def load(split, data_path, info):
     return cifar.read_binary(data_path, FOLDER, [f"{split}.bin"], 1, NUM_CLASSES, IMAGE_SHAPE)
 
 
-def dataset(loaded, split, info, num_workers, shard, seed):
+def dataset(loaded, split, info, num_workers, shard, seed, more=()):
     """Samples (image, label) of one split; see `cifar.pipeline`."""
-    return cifar.pipeline(loaded, split, info, num_workers, shard, mirror=False)
+    return cifar.pipeline(loaded, split, info, num_workers, shard, more, mirror=False)

@@ -42,15 +42,16 @@ def read_binary(data_path, folder, files, label_bytes, num_classes, shape=IMAGE_
     return Samples(images, records[:, label_bytes - 1].astype(np.int32))
 
 
-def pipeline(loaded, split, info, num_workers, shard, mirror=True):
+def pipeline(loaded, split, info, num_workers, shard, more=(), mirror=True):
     """Samples (image, label) as float32 CHW; training images are shifted by up to an eighth, and mirrored at random.
 
-    info: the DataInfo; mirror: whether a mirrored image still has its class.
+    info: the DataInfo; more: operations on what comes of it, uint8 (height, width, 3); mirror: whether a mirrored image
+    still has its class.
     """
     size = loaded.images.shape[1]
     augment = []
     if split == "train":
-        augment = [vision.RandomCrop(size, padding=size // 8)] + [vision.RandomHorizontalFlip()] * mirror
+        augment = [vision.RandomCrop(size, padding=size // 8)] + [vision.RandomHorizontalFlip()] * mirror + [*more]
     normalize = vision.Normalize([255 * value for value in info.mean], [255 * value for value in info.std])
     data = NumpySlicesDataset(
         tuple(loaded), ["image", "label"], sampler=shard.sampler(split, len(loaded.labels)), num_parallel_workers=1

@@ -21,6 +21,6 @@ def load(split, data_path, info):
     return cifar.read_binary(data_path, FOLDER, FILES[split], 2, NUM_CLASSES)
 
 
-def dataset(loaded, split, info, num_workers, shard, seed):
+def dataset(loaded, split, info, num_workers, shard, seed, more=()):
     """Samples (image, label) of one split; see `cifar.pipeline`."""
-    return cifar.pipeline(loaded, split, info, num_workers, shard)
+    return cifar.pipeline(loaded, split, info, num_workers, shard, more)

@@ -33,9 +33,9 @@ def load(split, data_path, info):
     return Samples(*arrays(split))
 
 
-def dataset(loaded, split, info, num_workers, shard, seed):
+def dataset(loaded, split, info, num_workers, shard, seed, more=()):
     """Samples (image, label) of one split as float32 CHW; training images are shifted by up to one pixel."""
-    augment = [vision.RandomCrop(8, padding=1)] if split == "train" else []
+    augment = [vision.RandomCrop(8, padding=1), *more] if split == "train" else []
     data = NumpySlicesDataset(
         tuple(loaded), ["image", "label"], sampler=shard.sampler(split, len(loaded.labels)), num_parallel_workers=1
     )

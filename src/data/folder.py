@@ -1,5 +1,7 @@
 """Pictures of one's own: class folders of image files, DIR/train/<class>/* and DIR/val/<class>/*, or DIR/<class>/*.
 
+DIR/val may also hold the pictures themselves, with a list of their labels beside it (see `label_list`).
+
 Labels count the class folders in alphabetical order. Where there is no DIR/val, the share of the images that
 `val_fraction` holds out of training is the test data.
 
@@ -13,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..platform.errors import InputError
-from . import folders, imagenet
+from . import folders, imagenet, label_list
 from .images import central_part, read_part
 from .info import DataInfo
 from .samples import Samples, held_out
@@ -88,19 +90,23 @@ def load(split, data_path, info):
     A class may be without images. Raises InputError for a class folder that is none of `classes`.
     """
     root = _root(data_path, split)
+    skipped = {os.fsencode(Path(data_path) / name) for name in info.skipped}
+    flat = split == "test" and folders.flat_images(root)
+    if flat:
+        found = label_list.load_flat(data_path, flat, info.num_classes, info.classes)
+        return found.select(np.array([bytes(name) not in skipped for name in found.images]))
     names = folders.class_folders(root)
     strange = [name for name in names if name not in info.classes]
     if strange:
         raise InputError(f"data_path: {root / strange[0]} is none of the network's {info.num_classes} classes")
     found = folders.list_images(root, names)
     labels = np.array([info.classes.index(name) for name in names], np.int32)[found.labels]
-    skipped = {os.fsencode(Path(data_path) / name) for name in info.skipped}
     return Samples(found.images, labels).select(np.array([bytes(name) not in skipped for name in found.images]))
 
 
-def dataset(loaded, split, info, num_workers, shard, seed):
+def dataset(loaded, split, info, num_workers, shard, seed, more=()):
     """Samples (image, label) of one split; see `folders.pipeline`."""
-    return folders.pipeline(loaded, split, info, num_workers, shard, seed)
+    return folders.pipeline(loaded, split, info, num_workers, shard, seed, more)
 
 
 def format_skipped(info):

@@ -24,6 +24,14 @@ def class_folders(root):
     return tuple(sorted(entry.name for entry in _entries(root) if entry.is_dir() and entry.name[0] != "."))
 
 
+def flat_images(root):
+    """The paths of the pictures in `root` itself, if it has no class folders; else ()."""
+    entries = [entry for entry in _entries(root) if entry.name[0] != "."]
+    if any(entry.is_dir() for entry in entries):
+        return ()
+    return tuple(entry.path for entry in entries if _is_image(entry.name))
+
+
 def list_images(root, classes):
     """The Samples of some class folders: paths as bytes, labels by the place of their class. Raises InputError.
 
@@ -41,11 +49,11 @@ def list_images(root, classes):
     return Samples(np.array(paths), np.repeat(np.arange(len(classes), dtype=np.int32), counts))
 
 
-def pipeline(loaded, split, info, num_workers, shard, seed):
+def pipeline(loaded, split, info, num_workers, shard, seed, more=()):
     """Samples (image, label) as float32 CHW, with shape, crop, mean and deviation of a DataInfo.
 
     train: a random part, mirrored at random, as a function of `seed` and the image alone: neither threads nor workers
-    change it. Otherwise the central part.
+    change it; then what the operations `more` make of it, uint8 (height, width, channels). Otherwise the central part.
     """
 
     channels = info.image_shape[0]
@@ -62,7 +70,8 @@ def pipeline(loaded, split, info, num_workers, shard, seed):
         (indices, loaded.labels), ["image", "label"], sampler=shard.sampler(split, len(indices)), num_parallel_workers=1
     )
     normalize = vision.Normalize([255 * value for value in info.mean], [255 * value for value in info.std])
-    return data.map([read, normalize, vision.HWC2CHW()], "image", num_parallel_workers=num_workers)
+    augment = more if split == "train" else ()
+    return data.map([read, *augment, normalize, vision.HWC2CHW()], "image", num_parallel_workers=num_workers)
 
 
 def _is_image(name):

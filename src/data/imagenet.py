@@ -1,4 +1,5 @@
-"""ImageNet (ILSVRC-2012) as folders of JPEG files: train/<class>/*.JPEG and val/<class>/*.JPEG.
+"""ImageNet (ILSVRC-2012) as folders of JPEG files: train/<class>/*.JPEG and val/<class>/*.JPEG, or val/*.JPEG and a
+list of labels beside it (see `label_list`).
 
 Labels count the class folders in alphabetical order, as everywhere for this data set.
 """
@@ -6,7 +7,7 @@ Labels count the class folders in alphabetical order, as everywhere for this dat
 from pathlib import Path
 
 from ..platform.errors import InputError
-from . import folders
+from . import folders, label_list
 
 NUM_CLASSES = 1000
 IMAGE_SHAPE = (3, 224, 224)
@@ -17,10 +18,16 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def class_names(data_path, split):
-    """The class folders of one split in the order of their labels.
+    """The class folders of one split in the order of their labels; of a flat one, those of training, or the names that
+    its list has; () if it has but numbers.
 
     Raises InputError if there are not as many as classes, or if the two splits do not have the same.
     """
+    if split == "test" and folders.flat_images(_root(data_path, split)):
+        if _root(data_path, "train").is_dir():
+            return class_names(data_path, "train")
+        names = label_list.known_classes(data_path)
+        return names if len(names) == NUM_CLASSES else ()
     names = folders.class_folders(_root(data_path, split))
     if len(names) != NUM_CLASSES:
         raise InputError(
@@ -38,12 +45,15 @@ def class_names(data_path, split):
 
 def load(split, data_path, info):
     """The Samples of one split, by the names of their files. Raises InputError."""
+    flat = split == "test" and folders.flat_images(_root(data_path, split))
+    if flat:
+        return label_list.load_flat(data_path, flat, NUM_CLASSES, class_names(data_path, split) or info.classes)
     return folders.list_images(_root(data_path, split), class_names(data_path, split))
 
 
-def dataset(loaded, split, info, num_workers, shard, seed):
+def dataset(loaded, split, info, num_workers, shard, seed, more=()):
     """Samples (image, label) of one split, 224 x 224 pixels; see `folders.pipeline`."""
-    return folders.pipeline(loaded, split, info, num_workers, shard, seed)
+    return folders.pipeline(loaded, split, info, num_workers, shard, seed, more)
 
 
 def _root(data_path, split):

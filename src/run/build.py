@@ -29,6 +29,7 @@ from ..training.ema import WeightAverage
 from ..training.optimizer import build_optimizer, learning_rates
 from ..training.train_step import Extras, Pruning, TaskLoss, TrainStep
 from ..weights.pretrained import load_pretrained
+from .extension import continued
 
 MOST_STEPS = 10**7  # the optimiser's table holds the learning rate of each
 
@@ -58,7 +59,7 @@ class Data(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """Everything one run consists of."""
+    """Everything one run consists of; config: with what a run that goes on brings."""
 
     config: Any
     network: nn.Cell
@@ -78,6 +79,7 @@ def build_parts(config, workers=SINGLE):
 
     Raises InputError where the configuration does not fit data, schedule or workers.
     """
+    config = continued(config)
     local_batch = local_batch_size(config.batch_size, workers.size, config.accumulation_steps)
     info = describe(config)
     if info.skipped and workers.rank == 0:
@@ -95,12 +97,12 @@ def build_parts(config, workers=SINGLE):
         total_steps = config.epoch_size * data.steps_per_epoch
         if total_steps > MOST_STEPS:
             raise InputError(f"epoch_size: {total_steps:,} steps are too many; {MOST_STEPS:,} are possible")
-        schedule = build_schedule(config, total_steps)
+        schedule = build_schedule(config, (config.pruning_epochs or config.epoch_size) * data.steps_per_epoch)
         pruner = build_pruner(config, network, schedule)
     except ValueError as error:
         raise InputError(str(error)) from None
     rates = learning_rates(config.lr, total_steps, int(config.warmup_epochs * data.steps_per_epoch))
-    optimizer = build_optimizer(network, rates, config.momentum, config.nesterov, config.weight_decay)
+    optimizer = build_optimizer(network, rates, config.momentum, config.nesterov, config.weight_decay, config.optimizer)
     scale = None if config.amp_level == "O0" else LossScale()
     average = WeightAverage(network, config.ema_decay) if config.ema_decay else None
     step = build_step(config, info, network, optimizer, pruner, scale, average, workers)
@@ -130,7 +132,8 @@ def open_data(config, info, local_batch, workers):
     source = Source(config.dataset, config.data_path, config.seed, fraction, info=info)
     shard = Shard(workers.size, workers.rank)
     evaluated = Batching(evaluation_batch(config, workers.size), config.num_workers)
-    train = Batches(source, "train", Batching(local_batch, config.num_workers, config.mixup), shard)
+    batching = Batching(local_batch, config.num_workers, config.mixup, config.cutmix, config.rand_augment)
+    train = Batches(source, "train", batching, shard)
     apart = fraction and has_test(config.dataset, config.data_path)
     val = Batches(source, "val", evaluated, shard) if apart else None
     test = Batches(source, "test", evaluated, shard)
@@ -168,5 +171,5 @@ def build_step(config, info, network, optimizer, pruner, scale, average, workers
             task, rank_term, weight, convolution_weights(network), workers, transposed_groups(network)
         )
     accumulator = GradientAccumulator(optimizer.parameters, parts) if parts > 1 else None
-    pruning, extras = Pruning(pruner, objective, config.rank_interval), Extras(scale, accumulator, average)
-    return TrainStep(task, optimizer, pruning, extras, workers)
+    extras = Extras(scale, accumulator, average, config.grad_clip)
+    return TrainStep(task, optimizer, Pruning(pruner, objective, config.rank_interval), extras, workers)

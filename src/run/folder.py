@@ -11,6 +11,7 @@ from ..config.files import save_yaml
 from ..platform.errors import InputError
 from ..platform.files import append_line, remove_temporaries, replace_file, sync_folder
 from ..platform.lock import FolderLock
+from ..report.tensorboard import PATTERN, EventFile
 from ..weights.checkpoint import read_checkpoint, write_checkpoint, write_network
 from .resume import previous_of
 
@@ -27,9 +28,11 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.result = self.path / "result.json"
         self.config = self.path / "config.yaml"
+        self.tensorboard = self.path / "tensorboard"
         self.drawn = [self.path / name for name in ("curves.png", "layers.png", "report.html")]
         self._coming = self.path / ".coming"  # files of a run that begins here, as long as it has no state
         self._begins = None
+        self._events = None
         self._lock = None
 
     def claim(self):
@@ -116,7 +119,7 @@ class RunFolder:
             write_checkpoint(coming.resume, arrays, progress)
             if source is not None:
                 coming.take_over(source, progress["epoch"])
-            for file in self._held():
+            for file in (*self._held(), *self.tensorboard.glob(PATTERN)):
                 file.unlink()
             for file in sorted(coming.path.iterdir(), key=lambda file: file.name == self.resume.name):
                 os.replace(file, self.path / file.name)
@@ -146,6 +149,15 @@ class RunFolder:
         """One line per epoch."""
         with self._writing(self.metrics):
             append_line(self.metrics, json.dumps(metrics))
+        if self._events is not None:
+            with self._writing(self.tensorboard):
+                self._events.add(metrics)
+
+    def open_events(self, step):
+        """Write what `append_metrics` gets for TensorBoard, too; step: that the run has reached."""
+        lines = self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []
+        with self._writing(self.tensorboard):
+            self._events = EventFile(self.tensorboard, map(json.loads, lines), step)
 
     def keep_metrics(self, epoch):
         """Drop the lines of epochs after `epoch`, which a resumed run trains again, and a line that a crash cut off."""

@@ -6,6 +6,8 @@ from tabulate import tabulate
 from ..pruning.pruner import prunable_weights
 from .resume import recipe_hash
 
+STATES = {"adamw": ["first moments", "second moments"]}  # what an optimiser keeps of each parameter
+
 
 def format_plan(parts):
     """The resolved recipe of the parts of a run: settings, schedule by tenths, layers, memory."""
@@ -62,7 +64,7 @@ def _layers(parts):
 
 def _memory(parts):
     parameters = sum(parameter.size for parameter in parts.network.get_parameters())
-    copies = ["weights", "gradients", "momentum"]
+    copies = ["weights", "gradients", *STATES.get(parts.config.optimizer, ["momentum"])]
     if parts.pruner is not None:
         copies.append("masks")
     if parts.config.accumulation_steps > 1:

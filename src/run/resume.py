@@ -37,19 +37,21 @@ def read_run(path):
     return arrays, progress, path
 
 
-def check_recipe(path, saved, config):
+def check_recipe(path, saved, config, changed=()):
     """Raise InputError, with the differences, if the saved configuration has another recipe or seed than `config`.
 
-    With `config.force`, differences in HARMLESS keys are allowed.
+    changed: keys that may differ. With `config.force`, differences in HARMLESS keys are allowed.
     """
     defaults = {key: field.default for key, field in Recipe.model_fields.items()}  # for keys younger than the file
     was = {**defaults, **saved}
-    changed = [key for key in [*defaults, "seed"] if was.get(key) != config[key]]
-    refused = [key for key in changed if not (config.force and key in HARMLESS)]
+    allowed = (*changed, *HARMLESS) if config.force else changed
+    refused = [key for key in [*defaults, "seed"] if was.get(key) != config[key] and key not in allowed]
     if not refused:
         return
     differences = "; ".join(f"{key} was {was.get(key)!r}, is {config[key]!r}" for key in refused)
     mend = "" if set(refused) - set(HARMLESS) else "; go on all the same with --force"
+    if refused == ["epoch_size"] and config.epoch_size > was["epoch_size"]:
+        mend = "; let it come to its end first, then it can be extended"
     raise InputError(f"resume_ckpt: {path} comes from a run with another recipe: {differences}{mend}")
 
 

@@ -12,6 +12,7 @@ from ..platform.stopping import SIGNALS, Stopped, StopSignals
 from ..pruning.pruner import UpdateRecord
 from ..training.finite import check_parameters
 from ..training.state import RunState
+from .extension import EXTENDED, describe_extension, is_longer, recipe_before
 from .identity import check_content
 from .resume import check_recipe, read_run, recipe_hash
 from .saved import check_progress, read_progress
@@ -52,7 +53,7 @@ class RunSaver:
     def __init__(self, config, parts, statistics, folder, workers):
         self.config = config
         self.network, self.step = parts.network, parts.step
-        self.total_steps = parts.total_steps
+        self.total_steps, self.rates = parts.total_steps, parts.rates
         self.folder = folder
         self.workers = workers
         others = [p for part in (self.step, parts.scale, parts.average) if part is not None for p in part.state]
@@ -106,7 +107,8 @@ class RunSaver:
         path = self.folder.resume_path(self.config.resume_ckpt)
         arrays, saved, found = read_run(path)
         saved = read_progress(found, saved)
-        check_recipe(found, saved.config, self.config)
+        longer = is_longer(saved, self.config)
+        check_recipe(found, recipe_before(saved, self.config), self.config, EXTENDED if longer else ())
         check_content(found, saved.data, self.content)
         check_progress(found, saved, self.steps_per_epoch, self.config.epoch_size)
         self.state.load(arrays, found, saved.step)
@@ -124,6 +126,8 @@ class RunSaver:
             if found != path:
                 print(f"{path} is missing or damaged; continuing from the copy before it, {found}", file=sys.stderr)
             print(f"continuing after step {saved.step}, recipe {recipe_hash(self.config)}", file=sys.stderr)
+            if longer:
+                print(describe_extension(saved, self.config, self.rates), file=sys.stderr)
         return found
 
     def save_if_due(self):

@@ -14,6 +14,7 @@ from ..data.batches import iterate
 from ..platform.parallel import SINGLE
 from ..pruning.pruner import prunable_weights, transposed_groups
 from ..report.sparsity import sparsity_report
+from ..report.tensorboard import require_tensorboard
 from ..training.evaluation import Evaluator
 from ..weights.checkpoint import read_checkpoint
 from .build import build_parts, describe_model
@@ -32,10 +33,12 @@ class Trainer:
     """
 
     def __init__(self, config, workers=SINGLE):
-        self.config = config
+        if config.tensorboard:
+            require_tensorboard()
         self.workers = workers
         self.folder = RunFolder(config.output_path)
         self.parts = parts = build_parts(config, workers)
+        self.config = config = parts.config
         self.network, self.pruner, self.step = parts.network, parts.pruner, parts.step
         self.schedule, self.rates, self.average = parts.schedule, parts.rates, parts.average
         self.total_steps, self.steps_per_epoch = parts.total_steps, parts.data.steps_per_epoch
@@ -79,6 +82,8 @@ class Trainer:
         with self.saver.signals:
             if found is None or moved:
                 self.saver.save()  # so that there is something to resume from, and a full disk shows at once
+            if self.config.tensorboard and self.writes:
+                self.folder.open_events(self.step.step)
             self._train_epochs()
         return self._write_result()
 

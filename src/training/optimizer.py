@@ -1,8 +1,9 @@
-"""SGD with momentum, weight decay on weights alone, and the learning rate of every step."""
+"""The optimisers by name, weight decay on weights alone, and the learning rate of every step."""
 
 import math
 
-from mindspore import nn
+import mindspore as ms
+from mindspore import nn, ops
 
 
 def learning_rates(peak, total_steps, warmup_steps):
@@ -16,12 +17,80 @@ def learning_rates(peak, total_steps, warmup_steps):
     return ramp + [peak * (1 + math.cos(math.pi * step / rest)) / 2 for step in range(rest)]
 
 
-def build_optimizer(network, rates, momentum, nesterov, weight_decay):
-    """nn.Momentum over a network's parameters; BatchNorm and biases (all that is one-dimensional) are not decayed."""
+def build_optimizer(network, rates, momentum, nesterov, weight_decay, name="momentum"):
+    """The optimiser `name` over a network's parameters; BatchNorm and biases (all that is one-dimensional) are not
+    decayed. Only the optimiser `momentum` has use for momentum and nesterov.
+    """
     parameters = network.trainable_params()
+    if name in DECOUPLED:
+        return DECOUPLED[name](parameters, rates, weight_decay)
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         {"order_params": parameters},
     ]
+    if name == "sgd":  # nn.SGD would keep two states of every parameter, of which it uses none
+        return nn.Momentum(groups, rates, 0.0)
     return nn.Momentum(groups, rates, momentum, use_nesterov=nesterov)
+
+
+_decay = ops.MultitypeFuncGraph("decoupled_decay")
+_lion = ops.MultitypeFuncGraph("lion")
+
+
+@_decay.register("Tensor", "Tensor", "Number")
+def _decay_one(rate, parameter, decay):
+    return ops.assign(parameter, parameter * (1 - rate * decay)) if decay else parameter
+
+
+@_lion.register("Number", "Number", "Tensor", "Tensor", "Tensor", "Tensor")
+def _lion_one(beta1, beta2, rate, parameter, moment, gradient):
+    update = ops.sign(beta1 * moment + (1 - beta1) * gradient)
+    moved = ops.assign(moment, ops.depend(beta2 * moment + (1 - beta2) * gradient, update))
+    return ops.depend(ops.assign(parameter, parameter - rate * update), moved)
+
+
+def _decays(parameters, weight_decay):
+    return tuple(weight_decay if parameter.ndim > 1 else 0.0 for parameter in parameters)
+
+
+class AdamW(nn.Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019): each step first takes the share
+    learning rate * weight_decay of a weight away, which does not enter the moments.
+
+    nn.AdamWeightDecay has no correction for moments that begin at zero, and so makes first steps three times as long.
+    """
+
+    def __init__(self, parameters, rates, weight_decay, beta1=0.9, beta2=0.999):
+        super().__init__(parameters, rates, beta1, beta2)
+        self.decays = _decays(parameters, weight_decay)
+
+    @ms.jit
+    def construct(self, gradients):
+        decayed = self.map_(ops.partial(_decay, self.get_lr()), self._parameters, self.decays)
+        return super().construct(ops.depend(gradients, decayed))
+
+
+class Lion(nn.Optimizer):
+    """Steps of one length, by the sign of a momentum (Chen et al., 2023), with decoupled weight decay.
+
+    A weight whose gradient and moment are zero has the sign zero: it stays where it is.
+    """
+
+    def __init__(self, parameters, rates, weight_decay, beta1=0.9, beta2=0.99):
+        super().__init__(rates, parameters)
+        self.betas = (beta1, beta2)
+        self.decays = _decays(parameters, weight_decay)
+        self.moments = self._parameters.clone(prefix="moments", init="zeros")
+        self.map_ = ops.Map()
+
+    @ms.jit
+    def construct(self, gradients):
+        rate = self.get_lr()
+        decayed = self.map_(ops.partial(_decay, rate), self._parameters, self.decays)
+        gradients = ops.depend(gradients, (decayed, self.assignadd(self.global_step, self.global_step_increase_tensor)))
+        move = ops.partial(_lion, self.betas[0], self.betas[1], rate)
+        return self.map_(move, self._parameters, self.moments, gradients)
+
+
+DECOUPLED = {"adamw": AdamW, "lion": Lion}
