@@ -37,6 +37,7 @@ from .training.batch_norm import synchronise
 from .training.ema import WeightAverage
 from .training.finite import check_parameters
 from .training.history import History
+from .training.sensitivity import SPARSITIES, layer_sensitivity
 from .training.state import RunState
 from .training.train_step import Extras, Pruning, TaskLoss, TrainStep
 from .weights.checkpoint import read_checkpoint, write_checkpoint, write_network
@@ -269,6 +270,13 @@ class RPG:
             page = describe_training(settings, [] if self._history is None else self._history.lines, self.report())
         with writing(folder, "write_report"):
             return write_report(folder, page)
+
+    def sensitivity(self, score, sparsities=SPARSITIES):
+        """What the network scores after pruning each layer alone; it then has its weights again.
+
+        score: function without arguments that evaluates the network; see `layer_sensitivity`, whose dict it returns.
+        """
+        return layer_sensitivity(self.pruner.weights, score, sparsities)
 
     def _require_step(self, what):
         if self._step is None:
