@@ -37,6 +37,29 @@ def test_precedence(tmp_path):
     assert (config.lr, config.seed, config.sparsity, config.momentum) == (0.5, 2, 0.95, 0.9)
 
 
+@pytest.mark.parametrize(
+    ("settings", "least"),
+    [
+        ({}, 0.0),
+        ({"model": "resnet50", "dataset": "imagenet"}, 0.0),
+        ({"dataset": "folder"}, "auto"),
+        ({"model": "mindcv/mobilenet_v2_100", "dataset": "imagenet"}, "auto"),
+        ({"dataset": "folder", "min_layer_density": 0}, 0.0),
+        ({"dataset": "folder", "min_layer_density": 0.02}, 0.02),
+        ({"min_layer_density": 0.02}, 0.02),
+    ],
+)
+def test_the_recipes_of_the_paper_have_no_floors_unless_asked(settings, least):
+    config = resolve(settings)
+    assert config.min_layer_density == least
+    assert resolve(dict(config)) == config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_no_file_in_config_has_floors(path):
+    assert resolve(read_yaml(path)).min_layer_density == 0
+
+
 def test_numbers_in_exponent_notation_are_numbers(tmp_path):
     assert load(tmp_path, "weight_decay: 1e-4\n").weight_decay == 1e-4  # YAML 1.1 reads this as text
 
