@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args, get_origin
 
 import pytest
 import yaml
@@ -142,7 +142,7 @@ def test_help_shows_the_values_and_choices_of_the_recipe_at_hand(path, capsys):
     assert f"what config/{path.name} comes to" in text
     config = resolve(read_yaml(path))
     for key, field in Config.model_fields.items():
-        choices = [*get_args(field.annotation)] if "Literal" in str(field.annotation) else []
+        choices = [*get_args(field.annotation)] if get_origin(field.annotation) is Literal else []
         words = field.description + (": " + ", ".join(choices) if choices else "")
         value = {True: "true", False: "false"}[config[key]] if field.annotation is bool else config[key]
         assert re.search(rf"--{key} (VALUE|\[true\|false\]) ", text)

@@ -77,6 +77,13 @@ def test_the_average_follows_the_weights_and_the_masks(tmp_path):
     written = ms.load_checkpoint(str(tmp_path / "net.ckpt"))
     assert all(np.array_equal(written[name].asnumpy(), averages[name]) for name in averages)
 
+    pruning.save(tmp_path / "state.ckpt")
+    for average in pruning._average.averages:
+        ops.assign(average, ops.zeros_like(average))
+    pruning.restore(tmp_path / "state.ckpt")
+    with pruning.averaged():
+        assert all(np.array_equal(values(network)[name], averages[name]) for name in averages)
+
 
 def test_mixed_precision_computes_in_half_on_weights_that_stay_whole():
     network, pruning, step = build(amp_level="O3")

@@ -176,6 +176,31 @@ def test_a_network_that_is_known_needs_nothing_to_build_it(own, tmp_path):
         load_trained(tmp_path / "x.ckpt", own[1])
 
 
+def test_a_network_that_tells_no_classes_apart_is_exported_but_not_scored(own, tmp_path):
+    """As one for segmentation, with a transposed convolution."""
+    source = """
+        from mindspore import nn
+
+        def build():
+            return nn.SequentialCell(nn.Conv2d(1, 8, 3, stride=2), nn.ReLU(), nn.Conv2dTranspose(8, 2, 3, 2))
+    """
+    (tmp_path / "mask_nets.py").write_text(textwrap.dedent(source), encoding="utf-8")
+    reference = f"{tmp_path / 'mask_nets.py'}:build"
+    RPG(build_own(reference), 12, update_interval=2).save_deployable(tmp_path / "x.ckpt", (1, 8, 8), 2)
+    trained = load_trained(tmp_path / "x.ckpt", reference)
+    with pytest.raises(InputError, match="gives 2x8x8 numbers for an image, not one for each of 2 classes"):
+        trained.source()
+    interface = describe_interface(trained)
+    exported = formats.export_graph(tmp_path / "x.ckpt", "ONNX", tmp_path / "x.onnx", interface, network=reference)
+    assert exported.weights == 72 + 144
+    images = np.random.default_rng(1).standard_normal((1, 1, 8, 8)).astype(np.float32)
+    session = onnxruntime.InferenceSession(str(tmp_path / "x.onnx"), providers=["CPUExecutionProvider"])
+    outputs = session.run(None, {session.get_inputs()[0].name: images})[0]
+    assert np.allclose(
+        outputs, load_trained(tmp_path / "x.ckpt", reference).network(Tensor(images)).asnumpy(), atol=1e-5
+    )
+
+
 class Pair(nn.Cell):
     """Two outputs; never run but to be refused."""
 

@@ -20,13 +20,14 @@ OF_A_FOLDER = ("image_size", "crop", "grey", "statistics", "skip_unreadable")  #
 PathName = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=4000)]  # what a system call takes
 
 
-def _known_model(name):
+def known_model(name):
+    """The name of a network, checked; for pydantic."""
     if name not in MODELS and not re.fullmatch(f"{PREFIX}[a-z0-9_]+", name):
         raise PydanticCustomError("model", f"Input should be {', '.join(map(repr, MODELS))} or '{PREFIX}NAME'")
     return name
 
 
-ModelName = Annotated[str, AfterValidator(_known_model)]
+ModelName = Annotated[str, AfterValidator(known_model)]
 
 
 class Training(BaseModel):

@@ -1,12 +1,13 @@
 """A trained network, rebuilt from its checkpoint alone."""
 
-from typing import Annotated, Literal, NamedTuple, Optional, Union
+from typing import Annotated, NamedTuple, Optional
 
+import numpy as np
 from easydict import EasyDict
-from mindspore import nn
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from mindspore import Tensor, nn
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..config.keys import ModelName, evaluation_batch, resolve
+from ..config.keys import evaluation_batch, known_model, resolve
 from ..data import PUBLISHED, published_info
 from ..data.batches import Source
 from ..data.info import DataInfo
@@ -47,8 +48,18 @@ class Trained(NamedTuple):
         return self.data.classes
 
     def source(self, data_path=None):
-        """The Source of its data: in `data_path`, or where they were in training."""
+        """The Source of its data: in `data_path`, or where they were in training.
+
+        Raises InputError for a network of one's own that does not tell classes apart: no data here are of use to it.
+        """
         config = self.config
+        if config.model == OWN:
+            outputs = self.network(Tensor(np.zeros((1, *self.image_shape), np.float32))).shape[1:]
+            if outputs != (self.data.num_classes,):
+                raise InputError(
+                    f"ckpt: the network gives {'x'.join(map(str, outputs))} numbers for an image, not one for each of "
+                    f"{self.data.num_classes} classes; score it by a program of your own"
+                )
         path = data_path or config.data_path
         return Source(config.dataset, path, config.seed, config.val_fraction, self.classes, self.data)
 
@@ -76,7 +87,7 @@ class _Architecture(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    name: Union[ModelName, Literal[OWN]]
+    name: Annotated[str, AfterValidator(lambda name: name if name == OWN else known_model(name))]
     num_classes: int = Field(ge=1, le=2**20)
     in_channels: int = Field(ge=1, le=2**10)
     width_factor: int = Field(1, ge=1, le=16)
