@@ -86,7 +86,15 @@ class RPG:
         self._step = self._state = self._average = self._history = None
 
     def train_step(
-        self, loss_fn, optimizer, *, amp_level="O0", accumulation_steps=1, ema_decay=0.0, sync_batch_norm=False
+        self,
+        loss_fn,
+        optimizer,
+        *,
+        amp_level="O0",
+        accumulation_steps=1,
+        grad_clip=0.0,
+        ema_decay=0.0,
+        sync_batch_norm=False,
     ):
         """The training step: a Cell of one batch that returns its loss; call it, or give it to `mindspore.train.Model`.
 
@@ -97,11 +105,12 @@ class RPG:
 
         amp_level: O2, O3 or auto of `mindspore.amp`: a copy of the network computes in float16 on the same float32
         weights, with dynamic loss scaling; the network itself stays in float32. accumulation_steps: equal parts that a
-        batch is computed in, one after the other. ema_decay: of a moving average of all parameters, in [0, 1), 0 for
+        batch is computed in, one after the other. grad_clip: norm that all gradients together, masked as they are, are
+        cut down to, 0 for none. ema_decay: of a moving average of all parameters, in [0, 1), 0 for
         none; see `averaged`. sync_batch_norm: BatchNorm2d over the images of all workers.
         """
         _check_optimizer(optimizer, self.pruner.weights)
-        _check_options(amp_level, accumulation_steps, ema_decay)
+        _check_options(amp_level, accumulation_steps, grad_clip, ema_decay)
         if ms.get_context("mode") != ms.PYNATIVE_MODE:
             raise InputError(
                 "RPG: masks are chosen on the host, which graph mode rules out; call "
@@ -121,7 +130,8 @@ class RPG:
         accumulator = GradientAccumulator(optimizer.parameters, parts) if parts > 1 else None
         pruning = Pruning(self.pruner, self._objective(task, parts, workers), self.settings.rank_interval)
         self._average = WeightAverage(self.network, ema_decay) if ema_decay else None
-        self._step = TrainStep(task, optimizer, pruning, Extras(scale, accumulator, self._average), workers)
+        extras = Extras(scale, accumulator, self._average, float(grad_clip))
+        self._step = TrainStep(task, optimizer, pruning, extras, workers)
         self._history = History(self._step, self.pruner, self.settings.update_interval)
         self._state = self._run_state(optimizer, scale, workers)
         self._recipe.update(amp_level=amp_level, ema_decay=float(ema_decay))
@@ -318,12 +328,14 @@ def _twin(network):
     return copy.deepcopy(network, {id(parameter): parameter for parameter in network.get_parameters()})
 
 
-def _check_options(amp_level, accumulation_steps, ema_decay):
+def _check_options(amp_level, accumulation_steps, grad_clip, ema_decay):
     """Raise InputError unless the options of a training step are what they have to be."""
     if amp_level not in AMP_LEVELS:
         raise InputError(f"train_step: amp_level: one of {', '.join(AMP_LEVELS)}, not {amp_level!r}")
     if not isinstance(accumulation_steps, Integral) or accumulation_steps < 1:
         raise InputError(f"train_step: accumulation_steps: a whole number of at least 1, not {accumulation_steps!r}")
+    if not isinstance(grad_clip, Real) or not 0 <= grad_clip < float("inf"):
+        raise InputError(f"train_step: grad_clip: a number of at least 0, not {grad_clip!r}")
     if not isinstance(ema_decay, Real) or not 0 <= ema_decay < 1:
         raise InputError(f"train_step: ema_decay: at least 0 and below 1, not {ema_decay!r}")
 

@@ -28,13 +28,13 @@ class Net(nn.Cell):
         return self.head(ops.tanh(self.conv(x)).mean((2, 3)))
 
 
-def build(loss_fn=None, settings=None, **options):
+def build(loss_fn=None, settings=None, momentum=0.9, **options):
     """(network, RPG, step) over 6 steps with updates at the second and fourth."""
     ms.set_seed(0)
     network = Net()
     settings = {"sparsity": 0.8, "update_interval": 2, "prune_window": 0.7, "update_end": 0.7, **(settings or {})}
     pruning = RPG(network, 6, **settings)
-    optimizer = nn.Momentum(network.trainable_params(), 0.1, 0.9)
+    optimizer = nn.Momentum(network.trainable_params(), 0.1, momentum)
     return network, pruning, pruning.train_step(loss_fn or nn.CrossEntropyLoss(), optimizer, **options)
 
 
@@ -52,6 +52,17 @@ def test_a_batch_in_parts_moves_the_weights_as_in_one():
     assert all(np.allclose(parts[name], whole[name], atol=1e-5) for name in whole)
     masks = [pruning.masks for _, pruning, _ in runs]
     assert all(np.array_equal(masks[1][name], masks[0][name]) for name in masks[0])
+
+
+def test_gradients_are_cut_down_to_a_norm_that_all_have_together():
+    runs = [build(momentum=0.0, grad_clip=clip) for clip in (0, 1e-3)]
+    before = values(runs[0][0])
+    for _, _, step in runs:
+        step(*BATCH)
+    whole, clipped = ({name: before[name] - value for name, value in values(network).items()} for network, _, _ in runs)
+    norm = np.sqrt(sum(((change / 0.1) ** 2).sum() for change in whole.values()))
+    assert norm > 2e-3
+    assert all(np.allclose(clipped[name], whole[name] * (1e-3 / norm), atol=1e-7) for name in whole)
 
 
 def test_the_average_follows_the_weights_and_the_masks(tmp_path):
@@ -125,6 +136,8 @@ def test_a_step_that_overflows_is_skipped_and_the_scale_travels_with_the_state(t
         ({"amp_level": "O1"}, "amp_level: one of O0, O2, O3, auto, not 'O1'"),
         ({"accumulation_steps": 0}, "accumulation_steps: a whole number of at least 1, not 0"),
         ({"accumulation_steps": 1.5}, "accumulation_steps: a whole number"),
+        ({"grad_clip": -1}, "grad_clip: a number of at least 0, not -1"),
+        ({"grad_clip": float("nan")}, "grad_clip: a number of at least 0, not nan"),
         ({"ema_decay": 1.0}, "ema_decay: at least 0 and below 1, not 1.0"),
         ({"ema_decay": "0.9"}, "ema_decay: at least 0"),
     ],

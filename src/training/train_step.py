@@ -11,6 +11,7 @@ from ..pruning.pruner import Pruner
 from ..rpg_cell import RPGWithLossCell
 from .accumulation import GradientAccumulator
 from .amp import LossScale, is_finite, value_and_grad
+from .clipping import clip_by_global_norm
 from .ema import WeightAverage
 from .finite import FiniteWatch
 
@@ -76,12 +77,13 @@ class Extras(NamedTuple):
     """The optional parts of a step; none of them costs the host anything per step.
 
     scale: LossScale of mixed precision; accumulator: GradientAccumulator, which splits every batch into its parts;
-    average: WeightAverage to keep.
+    average: WeightAverage to keep; clip: what the norm of all gradients together is cut down to, 0 for as it is.
     """
 
     scale: Optional[LossScale] = None
     accumulator: Optional[GradientAccumulator] = None
     average: Optional[WeightAverage] = None
+    clip: float = 0.0
 
 
 DENSE, PLAIN = Pruning(), Extras()
@@ -115,7 +117,7 @@ class TrainStep:
         self.optimizer = optimizer
         self.pruner, objective, rank_interval = pruning
         self.rank_interval = rank_interval if objective is not None else 0
-        self.scale, self.accumulator, self.average = extras
+        self.scale, self.accumulator, self.average, self.clip = extras
         self.loss_sum = _scalar(0.0, "loss_sum")
         self.last_update = None
         self.last_rank_loss = None
@@ -271,12 +273,12 @@ class TrainStep:
 
     def _optimize(self):
         """A function of (gradients, whether they are finite) for use in a graph: one optimiser step, and what goes
-        with it.
+        with it. What is clipped is what the optimiser gets: masked means over parts and workers, unscaled.
         """
-        optimizer, scale, average = self.optimizer, self.scale, self.average
+        optimizer, scale, average, most = self.optimizer, self.scale, self.average, self.clip
 
         def train(gradients, finite):
-            done = optimizer(gradients)
+            done = optimizer(clip_by_global_norm(gradients, most) if most else gradients)
             if average is not None:
                 done = ops.depend(average.update(optimizer.global_step), done)
             return done
