@@ -284,6 +284,21 @@ def test_layers_keep_densities_of_their_own_and_the_total_stays_exact():
     assert kept[1] == {"conv": 72, "depthwise": 45, "hidden": 105, "head": 32}  # a third of the way, all by powers
 
 
+@pytest.mark.parametrize(
+    ("settings", "least"),
+    [
+        ({}, [8, 8, 16, 4]),  # a weight per output
+        ({"sparsity": 0.9}, [3, 3, 7, 2]),  # of 34, half goes by magnitude alone
+        ({"min_layer_density": 0}, [0, 0, 0, 0]),
+        ({"min_layer_density": 0.1}, [8, 8, 13, 7]),
+    ],
+)
+def test_no_layer_is_emptied_unless_asked(settings, least):
+    pruning = RPG(Net(), 12, **{"sparsity": 0.7, "update_interval": 2, **settings})
+    named = dict(zip(pruning.masks, pruning.pruner.least_counts()))
+    assert list(named.values()) == least, named
+
+
 class Decoder(nn.Cell):
     """Down by a convolution and up again by transposed ones, whole and grouped."""
 
