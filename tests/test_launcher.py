@@ -16,7 +16,9 @@ import pytest
 import reliability
 from runs import differences, outcome, wait_for_saves
 from test_parallel import ENVIRONMENT
+from tiny_train import Tiny
 
+from src.models import MODELS
 from src.run.resume import read_run
 from src.weights.checkpoint import read_checkpoint
 from tests import in_process
@@ -126,8 +128,19 @@ def test_the_scheduler_says_which_host_is_lost_at_any_log_level(level, expected,
     assert not (project / "ends").exists()
 
 
-def launch(folder, *words, **environment):
-    command = ["bash", ROOT / "scripts" / "run_distribute_train.sh", "--output_path", folder, "--device_target", "CPU"]
+@pytest.fixture
+def tiny_project(tmp_path):
+    """The project with a train.py whose network compiles in a second."""
+    project = tmp_path / "tiny"
+    shutil.copytree(ROOT / "scripts", project / "scripts")
+    for name in (".venv", "config", "src", "requirements.txt", "requirements-test.txt", "constraints.txt"):
+        (project / name).symlink_to(ROOT / name)
+    (project / "train.py").symlink_to(ROOT / "tests" / "tiny_train.py")
+    return project
+
+
+def launch(folder, *words, root=ROOT, **environment):
+    command = ["bash", root / "scripts" / "run_distribute_train.sh", "--output_path", folder, "--device_target", "CPU"]
     command += ["--epoch_size", "4", "--batch_size", "128", "--update_interval", "5", "--sparsity", "0.9", *words]
     return subprocess.Popen(
         list(map(str, command)),
@@ -148,10 +161,9 @@ def wait_for_epoch(folder, epoch, job):
         time.sleep(0.1)
 
 
-def test_a_killed_worker_ends_the_job_and_the_same_command_goes_on(tmp_path):
+def test_a_killed_worker_ends_the_job_and_the_same_command_goes_on(tiny_project, tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    words = ["--sync_batch_norm", "false"]  # compiles in less time
-    job = launch(folder, *words, GLOG_v="4")  # MindSpore itself then says nothing
+    job = launch(folder, root=tiny_project, GLOG_v="4")  # MindSpore itself then says nothing
     wait_for_epoch(folder, 1, job)
     first_line = (folder / "logs" / "worker_1.log").read_text().splitlines()[0]
     os.kill(int(first_line.rpartition(" ")[2]), signal.SIGKILL)
@@ -163,7 +175,7 @@ def test_a_killed_worker_ends_the_job_and_the_same_command_goes_on(tmp_path):
     epochs = read_run(folder / "resume.ckpt")[1]["epoch"]  # the metrics may be one ahead
     assert epochs < 4
 
-    job = launch(folder, *words, "--resume_ckpt", "auto")
+    job = launch(folder, "--resume_ckpt", "auto", root=tiny_project)
     output, _ = job.communicate(timeout=600)
     assert job.returncode == 0, output
     result = json.loads((folder / "result.json").read_text())
@@ -174,7 +186,8 @@ def test_a_killed_worker_ends_the_job_and_the_same_command_goes_on(tmp_path):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [11, 22, 33, 44]
     assert result["last"]["top1"] == lines[-1]["top1"]
-    assert lines[-1]["density"] == pytest.approx(0.1, abs=1e-5)
+    assert lines[-1]["density"] == pytest.approx(0.1, abs=1e-3)  # of some thousand weights
+    monkeypatch.setitem(MODELS, "resnet20", Tiny)
     scores = json.loads(in_process.run("eval.py", "--ckpt", folder / "last.ckpt", "--json").stdout)
     # the averaged BatchNorm statistics are in the file, and two workers have counted 360 images
     assert (scores["top1"], scores["images"]) == (result["last"]["top1"], 360)

@@ -139,6 +139,12 @@ def test_both_languages_say_the_same(text):
     assert not found, "bring the two up to date:\n" + "\n".join(found)
 
 
+@pytest.mark.parametrize(("name", "reference"), [(README, "# Reference"), (TRANSLATION, "# 参考")])
+def test_what_a_newcomer_reads_is_short(name, reference):
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    assert lines.index(reference) <= 150, "move depth to docs/, or below the reference's heading"
+
+
 SAMPLE = """# Title
 
 A paragraph of 1,437 words with `--rank_interval N` and a

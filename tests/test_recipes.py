@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from mindspore import nn
 from safetensors.numpy import save_file
+from tiny_train import Tiny
 
 from benchmark.random_data import noise, write_cifar10, write_cifar100, write_imagenet
 from src.config.command_line import load_config
@@ -13,6 +15,7 @@ from src.data.batches import Batches, Batching, Source
 from src.export.deployed import describe_interface, prepare
 from src.export.mindir import export_mindir
 from src.export.report import TOLERANCE
+from src.models import MODELS
 from src.platform.errors import InputError
 from src.run.build import build_parts
 from src.run.plan import format_plan
@@ -24,6 +27,15 @@ from tests.in_process import ROOT, run
 from tests.test_convert import random_weights, shapes
 
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
+
+
+class Small(Tiny):
+    """Still large enough for a hundred classes."""
+
+    def __init__(self, num_classes, in_channels, width_factor=1):
+        super().__init__(num_classes, in_channels, width_factor)
+        self.conv2 = nn.Conv2d(8, 64, 3, stride=2, pad_mode="pad", padding=1)
+        self.classifier = nn.Dense(64, num_classes)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +106,7 @@ def test_hyper_parameters_of_the_paper(name, expected):
 
 PAIRS = [
     pytest.param("resnet32x2_cifar10_98", marks=pytest.mark.slow),
-    "vgg19_cifar100_90",
+    pytest.param("vgg19_cifar100_90", marks=pytest.mark.slow),
     pytest.param("resnet50_imagenet_95_scratch", marks=pytest.mark.slow),
     # the same networks with another number of classes
     pytest.param("resnet32x2_cifar100_95", marks=pytest.mark.slow),
@@ -102,8 +114,18 @@ PAIRS = [
 ]
 
 
+@pytest.mark.parametrize("name", ["vgg19_cifar10_95", "vgg19_cifar100_90"])
+def test_every_format_trains_evaluates_and_exports_with_a_small_network(name, folders, tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "vgg19", Small)
+    check_recipe_from_data_to_mindir(name, folders, tmp_path)
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_every_pair_of_network_and_data_trains_evaluates_and_exports(name, folders, tmp_path):
+    check_recipe_from_data_to_mindir(name, folders, tmp_path)
+
+
+def check_recipe_from_data_to_mindir(name, folders, tmp_path):
     dataset = name.split("_")[1]
     config = resolve(
         read_yaml(ROOT / "config" / f"{name}.yaml"),

@@ -18,14 +18,15 @@ part of `train` that is held out of training, and is read as `test` is.
 from . import characters, cifar10, cifar100, digits, folder, imagenet
 from .info import DataInfo
 
-PUBLISHED = {
+DATASETS = {
     "digits": digits,
     "cifar10": cifar10,
     "cifar100": cifar100,
     "imagenet": imagenet,
     "characters": characters,
+    "folder": folder,
 }
-DATASETS = {**PUBLISHED, "folder": folder}
+PUBLISHED = {name: data for name, data in DATASETS.items() if data is not folder}  # whose sizes are known beforehand
 
 
 def describe(config):

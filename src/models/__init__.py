@@ -1,4 +1,4 @@
-"""The model zoo: networks by name, ours and mindcv's. Models know nothing of pruning."""
+"""Networks by name, ours and mindcv's; a new one is a module here, entered in `MODELS`. They know no pruning."""
 
 from functools import partial
 
