@@ -8,9 +8,11 @@
 The parts are those of the programs here (pruner, schedule, rank term, training step); docs/library.md has the whole.
 """
 
+import copy
 import difflib
 import warnings
-from numbers import Integral
+from contextlib import nullcontext
+from numbers import Integral, Real
 
 import mindspore as ms
 import numpy as np
@@ -18,18 +20,30 @@ from mindspore import nn
 from pydantic import ValidationError
 
 from .platform.errors import InputError
+from .platform.files import writing
 from .platform.parallel import digest_of, joined_workers
 from .pruning.allocation import Allocation
 from .pruning.layers import LayerChoice
 from .pruning.methods import METHODS, build_schedule
 from .pruning.pruner import Pruner, transposed_groups
 from .pruning.settings import PruningSettings, apply_method, complete
+from .report.page import open_report_folder, write_report
+from .report.run_report import describe_training
 from .report.sparsity import format_layers, format_summary, sparsity_report
 from .rpg_cell import RPGWithLossCell, build_rank_term
+from .training.accumulation import GradientAccumulator
+from .training.amp import LossScale, mixed_precision
+from .training.batch_norm import synchronise
+from .training.ema import WeightAverage
 from .training.finite import check_parameters
+from .training.history import History
+from .training.sensitivity import SPARSITIES, layer_sensitivity
 from .training.state import RunState
-from .training.train_step import Pruning, TaskLoss, TrainStep
-from .weights.checkpoint import read_checkpoint, write_checkpoint
+from .training.train_step import Extras, Pruning, TaskLoss, TrainStep
+from .weights.checkpoint import read_checkpoint, write_checkpoint, write_network
+from .weights.own import describe_own
+
+AMP_LEVELS = ("O0", "O2", "O3", "auto")
 
 
 class RPG:
@@ -69,18 +83,34 @@ class RPG:
             "densities": {pattern: float(density) for pattern, density in (choice.densities or {}).items()},
             **self.settings.model_dump(),
         }
-        self._step = None
-        self._state = None
+        self._step = self._state = self._average = self._history = None
 
-    def train_step(self, loss_fn, optimizer):
+    def train_step(
+        self,
+        loss_fn,
+        optimizer,
+        *,
+        amp_level="O0",
+        accumulation_steps=1,
+        grad_clip=0.0,
+        ema_decay=0.0,
+        sync_batch_norm=False,
+    ):
         """The training step: a Cell of one batch that returns its loss; call it, or give it to `mindspore.train.Model`.
 
         loss_fn: of (output, label), where the label is the last part of a batch and all before it goes to the network;
         None if the network takes the whole batch and returns its loss. optimizer: of mindspore.nn, over at least the
         pruned weights. Steps are counted from here, or from where `restore` says. Among the workers of a job that has
         been joined by `mindspore.communication.init`, gradients are averaged; call it on all of them.
+
+        amp_level: O2, O3 or auto of `mindspore.amp`: a copy of the network computes in float16 on the same float32
+        weights, with dynamic loss scaling; the network itself stays in float32. accumulation_steps: equal parts that a
+        batch is computed in, one after the other. grad_clip: norm that all gradients together, masked as they are, are
+        cut down to, 0 for none. ema_decay: of a moving average of all parameters, in [0, 1), 0 for
+        none; see `averaged`. sync_batch_norm: BatchNorm2d over the images of all workers.
         """
         _check_optimizer(optimizer, self.pruner.weights)
+        _check_options(amp_level, accumulation_steps, grad_clip, ema_decay)
         if ms.get_context("mode") != ms.PYNATIVE_MODE:
             raise InputError(
                 "RPG: masks are chosen on the host, which graph mode rules out; call "
@@ -90,23 +120,46 @@ class RPG:
         if workers.size > 1:
             weights = (parameter.asnumpy() for parameter in self.network.get_parameters())
             workers.check_equal(digest_of(weights), "weights before step 1")
-        task, objective = TaskLoss(self.network, loss_fn), None
-        if self._rank_weights:
-            rank_term = build_rank_term(self.settings.rank_solver, self.settings.tail_energy)
-            objective = RPGWithLossCell(
-                task,
-                rank_term,
-                self.settings.rank_weight,
-                self._rank_weights,
-                workers,
-                transposed_groups(self.network),
-            )
-        # What is not trained may differ between workers: BatchNorm's moving averages.
-        statistics = [p for p in self.network.get_parameters() if not p.requires_grad and p.dtype == ms.float32]
-        self._state = RunState(self.network, optimizer, self.pruner, own=statistics, workers=workers)
-        pruning = Pruning(self.pruner, objective, self.settings.rank_interval)
-        self._step = TrainStep(task, optimizer, pruning, workers=workers)
-        return PruningStep(self.network, optimizer, self._step)
+        trained, scale = self.network, None
+        if amp_level != "O0":
+            trained, scale = mixed_precision(trained, _twin(trained), amp_level), LossScale()
+        if sync_batch_norm:
+            synchronise(trained, workers)
+        task = TaskLoss(trained, loss_fn)
+        parts = accumulation_steps
+        accumulator = GradientAccumulator(optimizer.parameters, parts) if parts > 1 else None
+        pruning = Pruning(self.pruner, self._objective(task, parts, workers), self.settings.rank_interval)
+        self._average = WeightAverage(self.network, ema_decay) if ema_decay else None
+        extras = Extras(scale, accumulator, self._average, float(grad_clip))
+        self._step = TrainStep(task, optimizer, pruning, extras, workers)
+        self._history = History(self._step, self.pruner, self.settings.update_interval)
+        self._state = self._run_state(optimizer, scale, workers)
+        self._recipe.update(amp_level=amp_level, ema_decay=float(ema_decay))
+        return PruningStep(self.network, optimizer, self._step, self._history)
+
+    def _objective(self, task, parts, workers):
+        """Task loss plus rank term for batches computed in `parts`, or None without a rank term."""
+        if not self._rank_weights:
+            return None
+        rank_term = build_rank_term(self.settings.rank_solver, self.settings.tail_energy)
+        # Only the last part of a batch carries the rank term, and the gradients are divided by the parts.
+        weight = parts * self.settings.rank_weight
+        return RPGWithLossCell(task, rank_term, weight, self._rank_weights, workers, transposed_groups(self.network))
+
+    def _run_state(self, optimizer, scale, workers):
+        """The RunState of network, optimiser, masks, and what the options of the step keep."""
+        others = [p for part in (self._step, scale, self._average) if part is not None for p in part.state]
+        # What is not trained may differ between workers: BatchNorm's moving averages, and sums of losses.
+        own = [p for p in self.network.get_parameters() if not p.requires_grad and p.dtype == ms.float32]
+        if self._average is not None:
+            own += [average for parameter in own for average in self._average.state_of(parameter)]
+        return RunState(self.network, optimizer, self.pruner, others, [*own, *self._step.state], workers)
+
+    def averaged(self):
+        """A context in which the network has its averaged weights, to be evaluated and saved; without `ema_decay`, its
+        own.
+        """
+        return nullcontext() if self._average is None else self._average.applied()
 
     @property
     def masks(self):
@@ -162,7 +215,8 @@ class RPG:
         self._state.check_equal(self._step.step)
         arrays = self._state.arrays()
         if self._state.workers.rank == 0:
-            write_checkpoint(path, arrays, {**progress, "step": self._step.step, "recipe": self._recipe})
+            state = {"step": self._step.step, "history": self._history.lines, "recipe": self._recipe}
+            write_checkpoint(path, arrays, {**progress, **state})
 
     def _check_finite(self):
         """Raise InputError if a step, or what it left in the parameters, was not finite."""
@@ -184,8 +238,55 @@ class RPG:
             raise InputError(f"{path}: comes from a run with other settings: {'; '.join(changed)}")
         self._state.load(arrays, path)
         self._step.step = progress["step"]
+        self._history.restart(progress.pop("history", []))
         self._step.watch.forget()
         return progress
+
+    def save_deployable(self, path, image_shape, classes, *, mean=None, std=None, crop=1.0, data_path=""):
+        """Write the network as a deployable checkpoint, which `export.py`, `eval.py` and the tools take.
+
+        They build the network by `--network FILE.py:NAME`, a function of no arguments. With `ema_decay` these are the
+        averaged weights. The file is replaced in one step; among workers the first one writes.
+
+        image_shape: (channels, height, width) of the one input, float32 (N, *image_shape); classes: their names by
+        label, or how many there are; mean, std: per channel, what images of values 0..1 are normalised by, by default
+        0 and 1; crop: share of a test picture's shorter side that is seen; data_path: folder of pictures in class
+        folders to evaluate with and to calibrate 8 bits by.
+
+        Raises InputError for a network that does not take such images or is not finite, and values that make no sense.
+        """
+        training = self.network.training
+        with self.averaged():
+            try:
+                check_parameters(self.network.trainable_params(), 0 if self._step is None else self._step.step)
+                description = describe_own(
+                    self.network.set_train(False), image_shape, classes, mean, std, crop, data_path
+                )
+                description["config"].update(self.settings.model_dump(), seed=self.pruner.seed)
+                description["pruned"] = [weight.name for weight in self.pruner.weights]
+                if joined_workers().rank == 0:
+                    write_network(path, self.network, description, self.pruner.weights)
+            finally:
+                self.network.set_train(training)
+
+    def write_report(self, folder, overwrite=False):
+        """Write the training so far as a page with pictures, report.html, curves.png and layers.png; returns the paths.
+
+        With `ema_decay`, of the averaged weights. Raises InputError if the folder holds a report, unless `overwrite`.
+        """
+        open_report_folder(folder, overwrite)
+        with self.averaged():
+            settings = {key: value for key, value in self._recipe.items() if key not in ("weights", "rank_weights")}
+            page = describe_training(settings, [] if self._history is None else self._history.lines, self.report())
+        with writing(folder, "write_report"):
+            return write_report(folder, page)
+
+    def sensitivity(self, score, sparsities=SPARSITIES):
+        """What the network scores after pruning each layer alone; it then has its weights again.
+
+        score: function without arguments that evaluates the network; see `layer_sensitivity`, whose dict it returns.
+        """
+        return layer_sensitivity(self.pruner.weights, score, sparsities)
 
     def _require_step(self, what):
         if self._step is None:
@@ -195,22 +296,48 @@ class RPG:
 class PruningStep(nn.Cell):
     """A TrainStep in the form that `mindspore.train.Model` and its callbacks know: a Cell of a batch -> loss."""
 
-    def __init__(self, network, optimizer, inner):
+    def __init__(self, network, optimizer, inner, history):
         super().__init__(auto_prefix=False)
         self.network = network
         self.optimizer = optimizer
         self.inner = inner
+        self.history = history
 
     def construct(self, *batch):
+        parts = 1 if self.inner.accumulator is None else self.inner.accumulator.parts
         for position, part in enumerate(batch, start=1):
             if isinstance(part, np.ndarray):
                 raise InputError(
                     f"training step: part {position} of the batch is {_kind(part)}; give a mindspore.Tensor, as in "
                     "mindspore.Tensor(part)"
                 )
+            if parts > 1 and part.shape[0] % parts:
+                raise InputError(
+                    f"training step: a batch of {part.shape[0]} does not divide into accumulation_steps {parts} equal "
+                    "parts; give others, and leave the last, smaller batch out (drop_remainder=True)"
+                )
         if not self.network.training:  # an evaluation in between leaves it so
             self.network.set_train()
-        return self.inner(*batch)
+        loss = self.inner(*batch)
+        self.history.note()
+        return loss
+
+
+def _twin(network):
+    """A copy of a network on the very same Parameters."""
+    return copy.deepcopy(network, {id(parameter): parameter for parameter in network.get_parameters()})
+
+
+def _check_options(amp_level, accumulation_steps, grad_clip, ema_decay):
+    """Raise InputError unless the options of a training step are what they have to be."""
+    if amp_level not in AMP_LEVELS:
+        raise InputError(f"train_step: amp_level: one of {', '.join(AMP_LEVELS)}, not {amp_level!r}")
+    if not isinstance(accumulation_steps, Integral) or accumulation_steps < 1:
+        raise InputError(f"train_step: accumulation_steps: a whole number of at least 1, not {accumulation_steps!r}")
+    if not isinstance(grad_clip, Real) or not 0 <= grad_clip < float("inf"):
+        raise InputError(f"train_step: grad_clip: a number of at least 0, not {grad_clip!r}")
+    if not isinstance(ema_decay, Real) or not 0 <= ema_decay < 1:
+        raise InputError(f"train_step: ema_decay: at least 0 and below 1, not {ema_decay!r}")
 
 
 def _check_training(network, total_steps):

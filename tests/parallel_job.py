@@ -22,7 +22,6 @@ from tiny_train import Tiny
 from src.platform import parallel
 from src.training import train_step
 from src.training.amp import is_finite
-from src.training.batch_norm import synchronise
 from src.weights.checkpoint import write_checkpoint
 from src.config.keys import resolve
 from src.platform.device import select_device
@@ -63,7 +62,6 @@ class Run:
         ms.set_seed(1)
         self.workers = workers
         self.network = Net(norm).set_train()
-        synchronise(self.network, workers)
         self.optimizer = build_optimizer(self.network, learning_rates(0.1, STEPS, 4), 0.9, False, 1e-2)
         rpg = RPG(
             self.network,
@@ -77,7 +75,8 @@ class Run:
             rank_interval=3,
         )
         self.rpg, self.pruner = rpg, rpg.pruner
-        self.step = rpg.train_step(nn.CrossEntropyLoss(), self.optimizer).inner  # knows by itself of the workers
+        step = rpg.train_step(nn.CrossEntropyLoss(), self.optimizer, sync_batch_norm=True)
+        self.step = step.inner  # knows by itself of the workers
         self.state = RunState(self.network, self.optimizer, self.pruner)
         self.masks, self.rank_losses = {}, {}
 

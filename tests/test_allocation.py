@@ -6,12 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.pruning.allocation import (
+    SAFE,
     Allocation,
     erk_budgets,
     global_masks,
     layer_budgets,
     layer_floors,
     raise_to_floors,
+    safe_floors,
     split_schedule,
     total_budget,
     uniform_budgets,
@@ -103,6 +105,44 @@ def test_floors(sizes, least, total, floors):
 def test_floors_that_exceed_the_total_are_refused(sizes, least, total):
     with pytest.raises(ValueError, match=r"min_layer_density .* keeps at least"):
         layer_floors(sizes, least, total)
+
+
+@pytest.mark.parametrize(
+    ("total", "floors"),
+    [
+        (1000, [16, 32, 64, 10]),  # a weight per output
+        (244, [16, 32, 64, 10]),  # half of the total, just
+        (61, [4, 7, 15, 3]),  # a quarter of that, so that half of the total is left for the best
+        (4, [1, 1, 1, 1]),
+        (3, [0, 0, 0, 0]),  # fewer weights than layers
+    ],
+)
+def test_safe_floors(total, floors):
+    assert safe_floors(SHAPES, total) == floors
+
+
+@given(shapes, st.floats(0, 1), st.floats(0, 1))
+def test_safe_floors_always_fit_and_never_rise_as_the_total_falls(shapes, density, later):
+    total = total_budget(sizes(shapes), density)
+    floors, afterwards = safe_floors(shapes, total), safe_floors(shapes, int(later * total))
+    assert sum(floors) <= total
+    assert all(after <= floor <= size for after, floor, size in zip(afterwards, floors, sizes(shapes)))
+    assert total < len(shapes) or min(floors) >= 1
+    for distribution in ("erk", "uniform"):
+        if distribution == "uniform" and sizes(shapes)[0] > total:
+            continue  # its first layer, dense, does not fit
+        budgets = layer_budgets(distribution, shapes, total, SAFE)
+        assert sum(budgets) == total
+        assert distribution == "uniform" or all(budget >= floor for budget, floor in zip(budgets, floors))
+
+
+@pytest.mark.parametrize(("least", "dies"), [(0.0, True), (SAFE, False)])
+def test_one_threshold_leaves_a_layer_of_small_weights_as_many_as_it_has_outputs(least, dies, rng):
+    weights = [scale * rng.standard_normal(shape) for scale, shape in zip((1, 1, 1e-6, 1), SHAPES)]
+    total = total_budget(sizes(SHAPES), 0.1)
+    masks = Allocation("global", least).masks(weights, [np.ones(shape, bool) for shape in SHAPES], total)
+    assert sum(map(np.count_nonzero, masks)) == total
+    assert np.count_nonzero(masks[2]) == (0 if dies else 64)
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ CIFAR = "train.py --config_path cifar.yaml --output_path new --data_path"
 RESUME = "train.py --config_path run/config.yaml --output_path new --resume_ckpt"
 IMAGENET = "train.py --config_path imagenet.yaml --output_path new --data_path"
 FOLDER = "train.py --dataset folder --output_path new --image_size 32 --batch_size 2 --update_interval 1 --data_path"
+SENSITIVITY = "src.tools.sensitivity --ckpt run/best.ckpt"
 ROWS = [
     # the command line
     Row("a misspelt option", "train.py --sparcity 0.5", "did you mean --sparsity?", process=True),
@@ -113,6 +114,7 @@ ROWS = [
     Row("a distribution that the method cannot use", "train.py --method rigl --distribution global", "does not fit"),
     Row("a setting that the method fixes", "train.py --method gap --rank_weight 1", "method gap fixes it"),
     Row("a first layer beyond the budget", "train.py --distribution uniform --sparsity 0.9999", "first layer"),
+    Row("a least density in words", "train.py --min_layer_density all", "should be a valid number"),
     Row("floors beyond the budget", "train.py --min_layer_density 0.03", "min_layer_density 0.03 keeps at least"),
     # devices
     Row("no GPU here", "train.py --device_target GPU", "device_target: no GPU device found"),
@@ -199,6 +201,12 @@ ROWS = [
     Row("a setting of the future", "eval.py --ckpt setting.ckpt", "unknown key 'wings'"),
     Row("no images per step", "eval.py --ckpt run/best.ckpt --batch_size 0", "batch_size"),
     Row("a folder that holds a report", "eval.py --ckpt run/best.ckpt --report held", "already holds a report"),
+    Row("a network of one's own", "eval.py --ckpt own.ckpt", "say what builds it: --network FILE.py:FUNCTION"),
+    Row("what should build it", "eval.py --ckpt own.ckpt --network none.py:build", "there is no file none.py"),
+    Row("a name for what builds it", "eval.py --ckpt own.ckpt --network build", "is not FILE.py:NAME or MODULE:NAME"),
+    Row("a known network", "eval.py --ckpt run/best.ckpt --network nets.py:build", "known here; leave it out"),
+    Row("a folder to measure into", f"{SENSITIVITY} --output_path no", "folder no does not exist"),
+    Row("results that are there", f"{SENSITIVITY} --output_path held", "best.sensitivity.json exists"),
     # export
     Row("zeros that came back", "export.py --ckpt regrown.ckpt", "non-zero weights", process=True),
     Row("the same, packed", "export.py --ckpt regrown.ckpt --file_format PACKED", "non-zero weights"),
@@ -221,6 +229,7 @@ ROWS = [
     Row("a text for a MINDIR", "infer.py --model text.mindir x.png", "is not a MINDIR file"),
     Row("a text for an ONNX", "infer.py --model text.onnx x.png", "is not an ONNX file"),
     Row("a text for a SPARSE file", "infer.py --model text.sparse x.png", "not a .sparse file"),
+    Row("no class to name", "infer.py --model text.onnx x.png --top_k 0", "top_k"),
     # conversion
     Row("nothing to convert", "src.tools.convert_torch none.pth x.ckpt", "No such file"),
     Row("a text for the sparse runtime", "src.tools.sparse_model text.onnx x.sparse", "not an ONNX file"),
@@ -301,6 +310,8 @@ def _write_checkpoints():
     write_checkpoint("other.ckpt", tensors, {**description, "model": {**model, "name": "resnet32"}})
     write_checkpoint("future.ckpt", tensors, {**description, "model": {**model, "name": "resnet2032"}})
     write_checkpoint("setting.ckpt", tensors, {**description, "config": {**description["config"], "wings": 2}})
+    own = {"model": {"name": "own", "num_classes": 10, "in_channels": 1}, "config": {"dataset": "folder"}}
+    write_checkpoint("own.ckpt", tensors, {**description, **own})
     tensors["layer1.0.conv1.weight"][:] = 1e-3
     counts = {**description["nonzeros"], "layer1.0.conv1.weight": 100}
     write_checkpoint("regrown.ckpt", tensors, {**description, "nonzeros": counts})
@@ -363,6 +374,7 @@ def _write_data():
     Image.new("L", (8, 8)).save("x.png")
     Path("held").mkdir()
     Path("held", PAGE).touch()
+    Path("held", "best.sensitivity.json").touch()
 
 
 def _write_versions():

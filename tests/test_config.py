@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args, get_origin
 
 import pytest
 import yaml
@@ -35,6 +35,29 @@ def test_precedence(tmp_path):
     (tmp_path / "base.yaml").write_text("lr: 0.5\nseed: 1\nsparsity: 0.8\n")
     config = load(tmp_path, "base: base.yaml\nseed: 2\nsparsity: 0.9\n", "--sparsity", "0.95")
     assert (config.lr, config.seed, config.sparsity, config.momentum) == (0.5, 2, 0.95, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "least"),
+    [
+        ({}, 0.0),
+        ({"model": "resnet50", "dataset": "imagenet"}, 0.0),
+        ({"dataset": "folder"}, "auto"),
+        ({"model": "mindcv/mobilenet_v2_100", "dataset": "imagenet"}, "auto"),
+        ({"dataset": "folder", "min_layer_density": 0}, 0.0),
+        ({"dataset": "folder", "min_layer_density": 0.02}, 0.02),
+        ({"min_layer_density": 0.02}, 0.02),
+    ],
+)
+def test_the_recipes_of_the_paper_have_no_floors_unless_asked(settings, least):
+    config = resolve(settings)
+    assert config.min_layer_density == least
+    assert resolve(dict(config)) == config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_no_file_in_config_has_floors(path):
+    assert resolve(read_yaml(path)).min_layer_density == 0
 
 
 def test_numbers_in_exponent_notation_are_numbers(tmp_path):
@@ -119,7 +142,7 @@ def test_help_shows_the_values_and_choices_of_the_recipe_at_hand(path, capsys):
     assert f"what config/{path.name} comes to" in text
     config = resolve(read_yaml(path))
     for key, field in Config.model_fields.items():
-        choices = [*get_args(field.annotation)] if "Literal" in str(field.annotation) else []
+        choices = [*get_args(field.annotation)] if get_origin(field.annotation) is Literal else []
         words = field.description + (": " + ", ".join(choices) if choices else "")
         value = {True: "true", False: "false"}[config[key]] if field.annotation is bool else config[key]
         assert re.search(rf"--{key} (VALUE|\[true\|false\]) ", text)

@@ -1,5 +1,6 @@
 """Classes of image files: real digits written as PNG, by MINDIR and ONNX, and files that are none."""
 
+import json
 import sys
 
 import mindspore as ms
@@ -133,10 +134,9 @@ def test_one_bad_image_does_not_hold_up_the_others(trained_resnet20, pictures, t
         out, err = capsys.readouterr()
         return out.splitlines(), err.splitlines(), code
 
-    monkeypatch.setattr(infer, "IMAGES_AT_A_TIME", 3)
-    alone, said, code = classes(first, second, first, second)
+    alone, said, code = classes("--batch_size", 3, first, second, first, second)
     assert (len(alone), said, code) == (4, [], 0)
-    lines, said, code = classes(first, broken, second, tmp_path / "none.png", first, second)
+    lines, said, code = classes("--batch_size", 3, first, broken, second, tmp_path / "none.png", first, second)
     assert lines == alone
     assert [line.split()[0] for line in said] == ["error:", "error:"]
     assert "broken.png: not an image" in said[0]
@@ -151,6 +151,95 @@ def test_one_bad_image_does_not_hold_up_the_others(trained_resnet20, pictures, t
     lines, said, code = classes(negative)
     assert said[0].startswith(f"warning: {negative}: ")
     assert code == 0
+
+
+@pytest.fixture
+def colours(tmp_path):
+    """A stand-in for an exported file, whose three classes are the shares of red, green and blue in a picture, and a
+    function running infer.py on it in a folder of pictures: the words after --model -> (lines, errors, code).
+    """
+    for name, pixel in {"a/red.png": (9, 1, 0), "a/b/green.png": (1, 6, 3), "a/b/.x/no.png": (9, 9, 9)}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), pixel).save(tmp_path / name)
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    (tmp_path / "a" / "[1].png").write_bytes((tmp_path / "a" / "red.png").read_bytes())
+    (tmp_path / "empty").mkdir()
+    interface = INTERFACE._replace(classes=("red", "green", "blue"), normalized=True, mean=(5.0,) * 3, std=(9.0,) * 3)
+
+    class Shares:
+        batches = ()
+
+        def __init__(self, path):
+            self.interface = interface
+
+        def __call__(self, images):
+            Shares.batches += (len(images),)
+            sums = images.sum((2, 3))
+            return sums / sums.sum(1, keepdims=True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        patch.setattr(infer, "Classifier", Shares)
+
+        def answer(*words):
+            patch.setattr(sys, "argv", ["infer.py", "--model", "x.onnx", *words])
+            Shares.batches = ()
+            try:
+                infer.main()
+            except SystemExit as end:
+                return Shares.batches, end.code
+            return Shares.batches, 0
+
+        yield answer
+
+
+def test_folders_and_patterns_stand_for_the_pictures_in_them(colours, capsys):
+    lines = ["a/[1].png: red (90.0 %)", "a/red.png: red (90.0 %)", "a/b/green.png: green (60.0 %)"]
+    assert colours("a") == ((3,), 0)
+    assert capsys.readouterr().out.splitlines() == lines
+    assert colours("a/**/*.png") == ((3,), 0)
+    assert sorted(capsys.readouterr().out.splitlines()) == sorted(lines)
+    assert colours("*", "--batch_size", "2") == ((2, 1), 0)  # a pattern that names a folder
+    assert capsys.readouterr().out.splitlines() == lines
+    assert colours("a/[1].png") == ((1,), 0)  # a file of that name goes before the pattern
+    assert capsys.readouterr().out.splitlines() == lines[:1]
+
+    assert colours("empty", "a/*.jpg", "a/red.png") == ((1,), 2)
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [lines[1]]
+    assert err.splitlines() == [
+        "error: images: empty: no image files in this folder",
+        "error: images: a/*.jpg: no file has such a name",
+    ]
+
+
+def test_the_likeliest_classes_as_text_and_as_json(colours, capsys):
+    assert colours("a/b/green.png", "--top_k", "2") == ((1,), 0)
+    assert capsys.readouterr().out == "a/b/green.png: green (60.0 %), blue (30.0 %)\n"
+    assert colours("a/b", "a/notes.txt", "none.png", "--json", "--top_k", "5") == ((1,), 2)
+    out, err = capsys.readouterr()
+    answers = list(map(json.loads, out.splitlines()))
+    by_image = {answer["image"]: answer for answer in answers}
+    assert [entry["class"] for entry in by_image["a/b/green.png"]["top"]] == ["green", "blue", "red"]
+    assert [entry["probability"] for entry in by_image["a/b/green.png"]["top"]] == pytest.approx([0.6, 0.3, 0.1])
+    assert (by_image["a/b/green.png"]["class"], by_image["a/b/green.png"]["probability"]) == (
+        "green",
+        pytest.approx(0.6),
+    )
+    assert "not an image" in by_image["a/notes.txt"]["error"]
+    assert "No such file" in by_image["none.png"]["error"]
+    assert len(err.splitlines()) == 2
+
+
+def test_a_bar_is_shown_where_only_the_results_go_to_a_file(colours, capsys, monkeypatch):
+    colours("a")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    colours("a")
+    assert "3/3" in capsys.readouterr().err
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    colours("a")
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

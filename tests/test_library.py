@@ -18,6 +18,7 @@ from src.pruning.layers import LayerChoice
 from src.pruning.low_rank import layer_term
 from src.pruning.settings import PruningSettings
 from src.training.train_step import optimizer_state
+from src.weights.checkpoint import read_checkpoint
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "library.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), flags=re.S)
@@ -91,6 +92,15 @@ def test_the_loop_of_ones_own_continues_and_meets_its_target(document):
     assert pruning.masks["body.0.weight"].sum() == round(0.1 * 16 * 27)
     assert pruning.sparsity == pytest.approx(0.9, abs=2e-3)
     assert (names["network"].head.weight.asnumpy() != 0).all()
+
+
+def test_the_loop_leaves_a_report_and_a_checkpoint_for_the_programs(document):
+    folder, _, names = document
+    tensors, description = read_checkpoint(folder / "own.ckpt")
+    assert set(tensors) == set(names["network"].parameters_dict())
+    assert description["classes"] == ["cat", "dog", "fish", "owl"]
+    assert description["pruned"] == ["body.0.weight"]
+    assert "Own network: rpg, 90\u00a0% sparsity" in (folder / "report" / "report.html").read_text(encoding="utf-8")
 
 
 class Net(nn.Cell):
@@ -272,6 +282,21 @@ def test_layers_keep_densities_of_their_own_and_the_total_stays_exact():
         kept.append({name.partition(".")[0]: int(mask.sum()) for name, mask in pruning.masks.items()})
     assert kept[-1] == {"conv": 72, "depthwise": 18, "hidden": 168 - 72 - 18 - 8, "head": 8}
     assert kept[1] == {"conv": 72, "depthwise": 45, "hidden": 105, "head": 32}  # a third of the way, all by powers
+
+
+@pytest.mark.parametrize(
+    ("settings", "least"),
+    [
+        ({}, [8, 8, 16, 4]),  # a weight per output
+        ({"sparsity": 0.9}, [3, 3, 7, 2]),  # of 34, half goes by magnitude alone
+        ({"min_layer_density": 0}, [0, 0, 0, 0]),
+        ({"min_layer_density": 0.1}, [8, 8, 13, 7]),
+    ],
+)
+def test_no_layer_is_emptied_unless_asked(settings, least):
+    pruning = RPG(Net(), 12, **{"sparsity": 0.7, "update_interval": 2, **settings})
+    named = dict(zip(pruning.masks, pruning.pruner.least_counts()))
+    assert list(named.values()) == least, named
 
 
 class Decoder(nn.Cell):

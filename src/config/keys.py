@@ -13,6 +13,7 @@ from ..models import MODELS
 from ..models.zoo import PREFIX, parse_arguments
 from ..platform.errors import InputError
 from ..platform.schema import shown
+from ..pruning.allocation import SAFE
 from ..pruning.settings import PruningSettings, apply_method, complete
 
 OF_A_FOLDER = ("image_size", "crop", "grey", "statistics", "skip_unreadable")  # what published data sets have fixed
@@ -20,13 +21,14 @@ OF_MOMENTUM = ("momentum", "nesterov")  # which recipes of another optimiser may
 PathName = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=4000)]  # what a system call takes
 
 
-def _known_model(name):
+def known_model(name):
+    """The name of a network, checked; for pydantic."""
     if name not in MODELS and not re.fullmatch(f"{PREFIX}[a-z0-9_]+", name):
         raise PydanticCustomError("model", f"Input should be {', '.join(map(repr, MODELS))} or '{PREFIX}NAME'")
     return name
 
 
-ModelName = Annotated[str, AfterValidator(_known_model)]
+ModelName = Annotated[str, AfterValidator(known_model)]
 
 
 class Training(BaseModel):
@@ -134,6 +136,8 @@ def resolve(values, given=None, where="configuration"):
         complete(config)
     except ValueError as error:
         raise InputError(f"{where}: {error}") from None
+    if config.min_layer_density == SAFE and config.dataset != "folder" and not config.model.startswith(PREFIX):
+        config.min_layer_density = 0.0  # published data and our networks: as in the paper and its released code
     try:
         parse_arguments(config.model_args)
     except ValueError as error:

@@ -89,6 +89,11 @@ class Batches:
             "class names": hashlib.sha256(names).hexdigest()[:12],
         }
 
+    def draw(self, count):
+        """Keep `count` images of the split, drawn by the seed; all, if there are no more."""
+        chosen = np.random.default_rng(self.source.seed).permutation(len(self.loaded.labels))[:count]
+        self.loaded = self.loaded.select(np.sort(chosen))
+
     def epoch(self, number=0):
         """The `mindspore.dataset` of one epoch, counted from 0; its `set_init_step` skips to a step of that epoch."""
         # Skipping to a step then replays the random operations before it, so a resumed run sees the same samples.

@@ -19,6 +19,15 @@ def suffixes():
     return tuple(suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN)
 
 
+def find_images(root):
+    """The paths of all image files below a folder, in the order of their names; hidden folders are left out."""
+    found = []
+    for folder, below, files in os.walk(root):
+        below[:] = sorted(name for name in below if name[0] != ".")
+        found += [os.path.join(folder, name) for name in sorted(files) if _is_image(name)]
+    return found
+
+
 def class_folders(root):
     """The names of the class folders in `root`, in the order of their labels: the alphabet's. Raises InputError."""
     return tuple(sorted(entry.name for entry in _entries(root) if entry.is_dir() and entry.name[0] != "."))

@@ -11,7 +11,6 @@ from pydantic import BaseModel, Field, StrictBool, model_validator
 
 from ..platform.errors import InputError
 from ..platform.files import MIB
-from ..pruning.pruner import prunable_layers
 from .fold import fold_batch_norms
 from .report import ROUNDING_TOLERANCE, TOLERANCE, check_outputs
 
@@ -94,7 +93,7 @@ class Interface(NamedTuple):
 def describe_interface(trained, batch_size=1, normalize=False, softmax=False):
     """The Interface of a trained network; mean and std are those of its data, nameless classes are numbered."""
     data = trained.data
-    count = prunable_layers(trained.network)[-1][1].weight.shape[0]
+    count = data.num_classes
     return Interface(
         image_shape=tuple(trained.image_shape),
         batch_size=batch_size,

@@ -7,7 +7,6 @@ from mindspore import Tensor
 from ..platform.errors import InputError
 from ..platform.files import check_new, writing
 from ..pruning.allocation import total_budget
-from ..pruning.pruner import prunable_weights
 from ..weights.checkpoint import count_nonzeros, read_checkpoint, write_checkpoint
 from ..weights.trained import check_nonzeros, load_trained
 from .deployed import describe_interface, finite_outputs, prepare
@@ -40,9 +39,12 @@ def output_path(source, name, suffix, overwrite=False, values="fp32"):
     return path
 
 
-def load_for_export(ckpt):
-    """The Trained of a checkpoint whose zeros are those of the end of training. Raises InputError."""
-    trained = load_trained(ckpt)
+def load_for_export(ckpt, network=None):
+    """The Trained of a checkpoint whose zeros are those of the end of training, see `load_trained`.
+
+    Raises InputError.
+    """
+    trained = load_trained(ckpt, network)
     check_nonzeros(trained, ckpt)
     return trained
 
@@ -60,10 +62,10 @@ def unmet_target(trained):
     )
 
 
-def export_graph(ckpt, file_format, path, interface, fold_bn=False):
+def export_graph(ckpt, file_format, path, interface, fold_bn=False, network=None):
     """Write a MINDIR, ONNX, AIR or SPARSE file of a checkpoint; returns an Exported.
 
-    Raises InputError or RuntimeError.
+    network: what builds one's own, see `load_trained`. Raises InputError or RuntimeError.
     """
     if file_format in ("ONNX", "SPARSE"):
         try:
@@ -77,10 +79,10 @@ def export_graph(ckpt, file_format, path, interface, fold_bn=False):
             ) from None
     else:
         export = {"MINDIR": export_mindir, "AIR": export_air}[file_format]
-    return export(prepare(load_for_export(ckpt), interface, fold_bn), path)
+    return export(prepare(load_for_export(ckpt, network), interface, fold_bn), path)
 
 
-def export_int8(ckpt, path, interface, images, evaluate=False):
+def export_int8(ckpt, path, interface, images, evaluate=False, network=None):
     """Write an ONNX file of a checkpoint in 8 bits, BatchNorm folded; returns an Exported and an Accuracy or None.
 
     images: how many training images the ranges of activations are taken from; evaluate: compare its accuracy with that
@@ -91,7 +93,7 @@ def export_int8(ckpt, path, interface, images, evaluate=False):
         from .onnx import export_onnx
     except ImportError as error:
         raise InputError(f"quantize: int8 needs {error.name}; run: pip install onnx onnxruntime") from None
-    trained = load_for_export(ckpt)
+    trained = load_for_export(ckpt, network)
     calibration = int8.calibration_images(trained, interface, images)
     deployment = prepare(trained, interface, fold_bn=True)
     with scratch_folder(path) as folder:
@@ -101,12 +103,12 @@ def export_int8(ckpt, path, interface, images, evaluate=False):
         return exported, int8.compare_accuracy(trained, float_file, path) if evaluate else None
 
 
-def export_packed(ckpt, path, values="fp32"):
+def export_packed(ckpt, path, values="fp32", network=None):
     """Write a PACKED file of a checkpoint, unpack it and compare; returns an Exported.
 
     Raises InputError, or RuntimeError if the unpacked checkpoint differs (with fp32, in a single bit of a tensor).
     """
-    trained = load_for_export(ckpt)
+    trained = load_for_export(ckpt, network)
     tensors, description = read_checkpoint(ckpt)
     images = describe_interface(trained, batch_size=2).random_images()
     expected = finite_outputs(trained.network, images)
@@ -125,9 +127,9 @@ def export_packed(ckpt, path, values="fp32"):
         check_dense(path, unpacked, trained.dense_parameters())
         restored = written.with_name("restored.ckpt")
         write_checkpoint(restored, unpacked, unpacked_description)
-        deviation = largest_deviation(expected, load_trained(restored).network(Tensor(images)).asnumpy())
-        names = [weight.name for weight in prunable_weights(trained.network)]
-        zeros, count = count_zeros(path, unpacked, {name: unpacked[name] for name in names})
+        again = load_trained(restored, network).network
+        deviation = largest_deviation(expected, again(Tensor(images)).asnumpy())
+        zeros, count = count_zeros(path, unpacked, {name: unpacked[name] for name in trained.weights()})
         size = written.stat().st_size
     return Exported(path, size, deviation, zeros, count)
 

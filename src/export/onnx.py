@@ -23,6 +23,7 @@ def export_onnx(deployment, path):
         raw = written.with_name("raw.onnx")
         ms.onnx.export(deployment.network, interface.signature(), file_name=str(raw), input_names=["images"])
         model = onnx.load(str(raw))
+        _mend_transposed(model)
         if interface.batch_size is None:
             _name_batch(model)
         onnx.helper.set_model_props(model, interface.to_metadata())
@@ -67,6 +68,19 @@ def replace_unknown(network):
     for name, cell in cells.items():
         if isinstance(cell, (nn.HSwish, nn.HSigmoid)):
             replace_cell(cells, name, _HardSwish() if isinstance(cell, nn.HSwish) else _HardSigmoid())
+
+
+def _mend_transposed(model):
+    """Of transposed convolutions MindSpore writes the whole output shape, where ONNX has height and width alone, and
+    its padding `same` on the wrong side.
+    """
+    for node in model.graph.node:
+        if node.op_type == "ConvTranspose":
+            for attribute in node.attribute:
+                if attribute.name == "output_shape":
+                    del attribute.ints[:-2]
+                if attribute.name == "auto_pad" and attribute.s == b"SAME_LOWER":
+                    attribute.s = b"SAME_UPPER"
 
 
 def _name_batch(model):

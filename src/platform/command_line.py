@@ -21,3 +21,12 @@ def positive(text):
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return number
+
+
+def add_network(parser):
+    """The option that says what builds a network of one's own."""
+    parser.add_argument(
+        "--network",
+        metavar="FILE.py:NAME",
+        help="what builds the network, for a checkpoint of RPG.save_deployable: a function without arguments",
+    )

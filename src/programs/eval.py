@@ -6,7 +6,7 @@ from functools import partial
 
 from ..data import PUBLISHED, published_info
 from ..data.batches import Batches, Batching
-from ..platform.command_line import Parser, positive
+from ..platform.command_line import Parser, add_network, positive
 from ..platform.device import select_device
 from ..platform.errors import InputError, run_program
 from ..pruning.pruner import transposed_groups
@@ -20,7 +20,7 @@ def main():
     arguments = parse()
     select_device(arguments.device_target)
     files = [file for file in (arguments.ckpt, arguments.compare) if file]
-    networks = [load_trained(file) for file in files]
+    networks = [load_trained(file, arguments.network) for file in files]
     report = open_report(arguments) if arguments.report else None
     evaluations = [evaluate(file, trained, arguments) for file, trained in zip(files, networks)]
     if arguments.json:
@@ -28,7 +28,7 @@ def main():
     else:
         print("\n\n".join(map(format_evaluation, evaluations)))
     if report:
-        paths = report(evaluations, [trained.config for trained in networks])
+        paths = report(evaluations, [trained.settings() for trained in networks])
         if not arguments.json:
             print(f"pictures and report: {', '.join(map(str, paths))}")
 
@@ -38,6 +38,7 @@ def parse():
     parser = Parser("Accuracy, sparsity and ranks of a trained network; model and data set come from the checkpoint.")
     parser.add_argument("--ckpt", required=True, metavar="FILE", help="best.ckpt or last.ckpt of a run")
     parser.add_argument("--compare", metavar="FILE", help="second checkpoint, to be set beside the first")
+    add_network(parser)
     parser.add_argument("--data_path", metavar="DIR", help="folder of the data set, if not the one of training")
     parser.add_argument("--batch_size", type=positive, help="images at a time (default: as in training)")
     parser.add_argument("--device_target", default="auto", choices=("auto", "CPU", "GPU", "Ascend"))

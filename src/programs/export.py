@@ -9,7 +9,7 @@ from ..export.deployed import describe_interface
 from ..export.multiply_adds import count_multiply_adds, format_multiply_adds
 from ..export.packed import VALUES
 from ..export.report import format_exported
-from ..platform.command_line import Parser, positive
+from ..platform.command_line import Parser, add_network, positive
 from ..platform.device import select_device
 from ..platform.errors import InputError, run_program, tell
 from ..platform.files import check_new
@@ -35,21 +35,25 @@ def main():
     config = path.with_name(path.name + ".converter.cfg") if arguments.converter_config else None
     if config:
         check_new(config, arguments.overwrite, "converter_config")
-    trained = formats.load_for_export(arguments.ckpt)
+    trained = formats.load_for_export(arguments.ckpt, arguments.network)
     unmet = formats.unmet_target(trained)
     if unmet:
         tell("warning", f"{arguments.ckpt}: {unmet}")
     batch_size = None if arguments.dynamic_batch else arguments.batch_size or 1
     interface = describe_interface(trained, batch_size, arguments.normalize, arguments.softmax)
-    accuracy = None
+    accuracy, network = None, arguments.network
     if arguments.file_format == "PACKED":
-        exported = formats.export_packed(arguments.ckpt, path, values)
+        exported = formats.export_packed(arguments.ckpt, path, values, network)
     else:
         if arguments.quantize:
             images = arguments.calibration_images or CALIBRATION_IMAGES
-            exported, accuracy = formats.export_int8(arguments.ckpt, path, interface, images, arguments.evaluate)
+            exported, accuracy = formats.export_int8(
+                arguments.ckpt, path, interface, images, arguments.evaluate, network
+            )
         else:
-            exported = formats.export_graph(arguments.ckpt, arguments.file_format, path, interface, arguments.fold_bn)
+            exported = formats.export_graph(
+                arguments.ckpt, arguments.file_format, path, interface, arguments.fold_bn, network
+            )
         shape = "x".join(map(str, (batch_size or "N", *trained.image_shape)))
         print(f"input: float32 {shape}, {'grey values 0 to 255' if arguments.normalize else 'normalised'}; ", end="")
         print(f"output: {'probabilities' if arguments.softmax else 'logits'} of {len(interface.classes)} classes")
@@ -75,6 +79,7 @@ def parse():
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--ckpt", metavar="FILE", help="best.ckpt or last.ckpt of a run")
     source.add_argument("--unpack", metavar="FILE", help="PACKED file to turn back into a checkpoint")
+    add_network(parser)
     parser.add_argument("--file_format", default="MINDIR", choices=tuple(formats.SUFFIXES))
     parser.add_argument("--file_name", metavar="OUT", help="file to write (default: beside the input)")
     parser.add_argument("--batch_size", type=positive, help="images per call (default: 1)")
@@ -102,6 +107,8 @@ def parse():
 def check_options(arguments):
     """Raise InputError for options that contradict each other or the format."""
     kind = "PACKED" if arguments.unpack is not None else arguments.file_format
+    if arguments.unpack is not None:
+        refuse(arguments, ["network"], "unpacking builds no network")
     if kind == "PACKED":
         refuse(arguments, GRAPH_OPTIONS, "a PACKED file holds the checkpoint as it is")
     if kind == "SPARSE":

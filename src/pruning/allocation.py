@@ -4,13 +4,14 @@ A distribution is a function of the layers' shapes and a total; its integer budg
 `global` needs the weights themselves and is computed by one threshold over all layers (`global_masks`).
 
 Floors, where they are asked for, keep a layer from collapsing: no budget is below them, and the total stays the same.
+`SAFE` asks for those that no layer needs more of to stay connected (`safe_floors`).
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 import numpy as np
 
@@ -19,16 +20,19 @@ from .masks import magnitude
 from .schedule import PruningSchedule
 from .selection import largest, largest_of
 
+SAFE = "auto"  # in place of a least density
+
 
 class Allocation(NamedTuple):
     """How a network's weights are shared out among its layers.
 
     distribution: global, uniform or erk; min_layer_density: share of its weights that each layer keeps at least, 0 for
-    none; densities: target densities in (0, 1] of single layers, by their index; the others share what is left.
+    none, or SAFE; densities: target densities in (0, 1] of single layers, by their index; the others share what is
+    left.
     """
 
     distribution: str = "global"
-    min_layer_density: float = 0.0
+    min_layer_density: Union[float, str] = 0.0
     densities: Mapping = MappingProxyType({})
 
     def least(self, shapes, total):
@@ -37,7 +41,7 @@ class Allocation(NamedTuple):
         Raises ValueError if the distribution or the floors cannot meet the total.
         """
         if self.distribution == "global":
-            return layer_floors([math.prod(shape) for shape in shapes], self.min_layer_density, total)
+            return floors_of(shapes, self.min_layer_density, total)
         return layer_budgets(self.distribution, shapes, total, self.min_layer_density)
 
     def masks(self, weights, masks, total):
@@ -93,6 +97,26 @@ def _towards(schedule, density):
     return replace(schedule, density=density, initial_density=initial)
 
 
+def floors_of(shapes, least, total):
+    """The fewest weights of each layer, by a share of their sizes (`layer_floors`) or SAFE. Raises ValueError."""
+    if least == SAFE:
+        return safe_floors(shapes, total)
+    return layer_floors([math.prod(shape) for shape in shapes], least, total)
+
+
+def safe_floors(shapes, total):
+    """Floors that keep every layer alive and leave half of the total to the best weights, wherever they are.
+
+    As many weights as the layer has outputs (the first dimension; of transposed convolutions, inputs), in proportion
+    fewer where all of them would take more than half; one at least, while there is one for each layer.
+    """
+    if total < len(shapes):
+        return [0] * len(shapes)
+    wanted = [shape[0] - 1 for shape in shapes]  # beside the first one
+    share = min(1.0, max(0.0, total / 2 - len(shapes)) / max(1, sum(wanted)))
+    return [1 + int(share * count) for count in wanted]
+
+
 def layer_floors(sizes, least, total):
     """The fewest weights of each layer: a share `least` of its size, rounded up; at least 1 unless `least` is 0.
 
@@ -126,15 +150,16 @@ def global_masks(weights, masks, total, floors=None):
 
 
 def layer_budgets(distribution, shapes, total, least=0.0):
-    """Budgets by a distribution's name, of which none is below a share `least` of its layer.
+    """Budgets by a distribution's name, of which none is below a share `least` of its layer, or SAFE.
 
     Raises ValueError if the total does not suffice.
     """
     sizes = [int(np.prod(shape)) for shape in shapes]
-    floors = layer_floors(sizes, least, total)
+    floors = floors_of(shapes, least, total)
     budgets = BUDGETS[distribution](shapes, total)
-    if distribution == "uniform":
-        floors[0] = budgets[0]  # dense by definition: it gives nothing up for the others
+    if distribution == "uniform":  # its first layer is dense by definition: it gives nothing up for the others
+        others = floors_of(shapes[1:], least, total - budgets[0]) if least == SAFE else floors[1:]
+        floors = [budgets[0], *others]
     return raise_to_floors(budgets, floors, sizes)
 
 

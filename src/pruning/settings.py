@@ -1,9 +1,10 @@
 """The settings of pruning: keys, types, ranges and meaning, with the paper's defaults where it has them."""
 
-from typing import Literal
+from typing import Annotated, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .allocation import SAFE
 from .methods import METHODS, fixed_settings, resolve_distribution
 
 
@@ -15,7 +16,11 @@ class PruningSettings(BaseModel):
     method: Literal[tuple(METHODS)] = Field("rpg", description="pruning method")
     sparsity: float = Field(0.98, ge=0, lt=1, description="target share of zeros among prunable weights")
     distribution: Literal["auto", "global", "uniform", "erk"] = Field("auto", description="layer densities")
-    min_layer_density: float = Field(0.0, ge=0, lt=1, description="share every layer keeps at least; 0: none")
+    min_layer_density: Union[Annotated[float, Field(ge=0, lt=1)], Literal[SAFE]] = Field(
+        SAFE,
+        description="share every layer keeps at least; 0: none; auto: a weight per output, "
+        "for dataset folder, networks of mindcv and one's own; else 0",
+    )
     update_interval: int = Field(100, ge=1, description="dT: steps between mask updates")
     drop_fraction: float = Field(0.3, ge=0, le=1, description="alpha: share dropped and regrown at the first update")
     prune_window: float = Field(0.9, gt=0, le=1, description="share of the run in which density falls")

@@ -124,6 +124,32 @@ def draw_layers(reports, width=WIDE):
     return _png(figure)
 
 
+def draw_sensitivity(result):
+    """Scores in per cent after pruning each layer alone, a row each and a column per sparsity; PNG bytes.
+
+    result: of `layer_sensitivity`. The darker, the further below the score of the network as it is.
+    """
+    layers, sparsities = result["layers"], result["sparsities"]
+    figure = Figure((WIDE, ROW * min(len(layers), MOST_NAMES) + 0.9), DPI[WIDE], layout="constrained")
+    axes = figure.subplots()
+    scores = [layer["scores"] for layer in layers]
+    lost = [[result["score"] - score for score in row] for row in scores]
+    axes.imshow(lost, cmap="Oranges", aspect="auto", vmin=0, vmax=max(1.0, result["score"]))
+    _name_layers(axes, [layer["name"] for layer in layers])
+    axes.set_xticks(range(len(sparsities)), [f"{100 * sparsity:g} %" for sparsity in sparsities])
+    axes.tick_params(labelsize=8, labeltop=True, length=0)
+    axes.spines[:].set_visible(False)
+    if len(layers) <= MOST_NAMES:
+        for row, (values, below) in enumerate(zip(scores, lost)):
+            for column, (value, drop) in enumerate(zip(values, below)):
+                colour = "white" if drop > 0.6 * max(1.0, result["score"]) else "black"
+                axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=6, color=colour)
+    axes.set_title(
+        f"top-1, %, with one layer pruned; as it is {result['score']:.2f}", loc="left", fontsize=9, fontweight="bold"
+    )
+    return _png(figure)
+
+
 def _plot_layers(panels, layers, label, foot):
     """The reports of some layers, None where there is none; foot: where the crosses of the empty ones stand."""
     colour, face = STYLES.get(label, (BLUE, BLUE))

@@ -105,6 +105,19 @@ def describe_run(config, metrics, result):
     )
 
 
+def describe_training(settings, lines, report):
+    """The Page of a training of one's own: settings of its pruning; lines of its History; report on its weights now."""
+    pictures = [_layer_picture({"now": report["layers"]})]
+    if lines:
+        caption = "Drop fraction and rank term are those of the mask update before."
+        drawn = draw_curves(lines), draw_curves(lines, NARROW)
+        pictures.insert(0, Picture("curves.png", *drawn, _describe_curves(lines), caption))
+    tables = [_layer_table({"now": report["layers"]}), _settings({"value": settings})]
+    if lines:
+        tables.append(Table("Steps", *_epoch_rows(lines), folded=True))
+    return Page(_title(settings), ["A training through RPG"], pictures, tables, cards=_sparsity_cards(report, None))
+
+
 def describe_checkpoint(evaluation, config):
     """The Page of one checkpoint; see `write_evaluation_report`."""
     reports = {"after": evaluation["layers"]}
@@ -138,7 +151,8 @@ def _title(config):
     pruning = (
         "dense" if config["method"] == "dense" else f"{config['method']}, {100 * config['sparsity']:g}\u00a0% sparsity"
     )
-    return f"{config['model']} on {config['dataset']}: {pruning}"
+    trained = f"{config['model']} on {config['dataset']}" if "model" in config else "Own network"
+    return f"{trained}: {pruning}"
 
 
 def _run_cards(metrics, result, initial):

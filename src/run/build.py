@@ -16,7 +16,7 @@ from ..models import build_model
 from ..models.zoo import parse_arguments
 from ..platform.errors import InputError, tell
 from ..platform.parallel import SINGLE, local_batch_size
-from ..pruning.allocation import Allocation
+from ..pruning.allocation import SAFE, Allocation
 from ..pruning.layers import depthwise_densities
 from ..pruning.methods import METHODS, build_schedule
 from ..pruning.pruner import Pruner, convolution_weights, prunable_weights, transposed_groups
@@ -149,7 +149,7 @@ def build_pruner(config, network, schedule):
     if schedule is None:
         return None
     floor, alike = config.min_layer_density, config.distribution == "uniform"
-    own = {} if alike else depthwise_densities(network, schedule.density, floor)
+    own = {} if alike else depthwise_densities(network, schedule.density, 0.0 if floor == SAFE else floor)
     allocation = Allocation(config.distribution, floor, own)
     return Pruner(prunable_weights(network), schedule, allocation, METHODS[config.method]["growth"], config.seed)
 

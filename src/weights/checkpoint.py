@@ -82,13 +82,13 @@ def read_any_checkpoint(path):
     return tensors, None
 
 
-def write_network(path, network, description):
+def write_network(path, network, description, weights=None):
     """Write a deployable checkpoint: the network's own parameters under their own names, zeros in place.
 
-    The description gets a key more: `nonzeros`, counted in every prunable weight, by which an export knows that no
-    zero has come back.
+    The description gets a key more: `nonzeros`, counted in all prunable weights, or in `weights` (Parameters), by which
+    an export knows that no zero has come back.
     """
-    counts = count_nonzeros({weight.name: weight.asnumpy() for weight in prunable_weights(network)})
+    counts = count_nonzeros({weight.name: weight.asnumpy() for weight in weights or prunable_weights(network)})
     tensors = {parameter.name: parameter for parameter in network.get_parameters()}
     write_checkpoint(path, tensors, {**description, "nonzeros": counts})
 

@@ -2,11 +2,12 @@
 
 from typing import Annotated, NamedTuple, Optional
 
+import numpy as np
 from easydict import EasyDict
-from mindspore import nn
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from mindspore import Tensor, nn
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..config.keys import ModelName, evaluation_batch, resolve
+from ..config.keys import evaluation_batch, known_model, resolve
 from ..data import PUBLISHED, published_info
 from ..data.batches import Source
 from ..data.info import DataInfo
@@ -14,7 +15,9 @@ from ..models import build_model
 from ..platform.errors import InputError
 from ..platform.schema import first_problem
 from ..pruning.pruner import prunable_weights
+from ..pruning.settings import PruningSettings
 from .checkpoint import count_nonzeros, load_weights, read_checkpoint
+from .own import OWN, build_own
 
 MOST_IMAGES = 128  # per device in the largest recipes
 
@@ -22,8 +25,9 @@ MOST_IMAGES = 128  # per device in the largest recipes
 class Trained(NamedTuple):
     """network: in evaluation mode; config: of the run that trained it; data: what it has to know of its images.
 
-    nonzeros: of every prunable weight, as counted when the checkpoint was written, or None where nobody counted;
-    eval_batch_size: images at a time that fit the device which trained it.
+    nonzeros: of every pruned weight, as counted when the checkpoint was written, or None where nobody counted;
+    eval_batch_size: images at a time that fit the device which trained it; pruned: names of the pruned weights of a
+    network of one's own, of others all prunable ones are.
     """
 
     network: nn.Cell
@@ -31,6 +35,7 @@ class Trained(NamedTuple):
     data: DataInfo
     nonzeros: Optional[dict] = None
     eval_batch_size: int = 1
+    pruned: tuple = ()
 
     @property
     def image_shape(self):
@@ -43,19 +48,38 @@ class Trained(NamedTuple):
         return self.data.classes
 
     def source(self, data_path=None):
-        """The Source of its data: in `data_path`, or where they were in training."""
+        """The Source of its data: in `data_path`, or where they were in training.
+
+        Raises InputError for a network of one's own that does not tell classes apart: no data here are of use to it.
+        """
         config = self.config
+        if config.model == OWN:
+            outputs = self.network(Tensor(np.zeros((1, *self.image_shape), np.float32))).shape[1:]
+            if outputs != (self.data.num_classes,):
+                raise InputError(
+                    f"ckpt: the network gives {'x'.join(map(str, outputs))} numbers for an image, not one for each of "
+                    f"{self.data.num_classes} classes; score it by a program of your own"
+                )
         path = data_path or config.data_path
         return Source(config.dataset, path, config.seed, config.val_fraction, self.classes, self.data)
 
     def weights(self):
-        """Prunable weights as arrays by name."""
-        return {weight.name: weight.asnumpy() for weight in prunable_weights(self.network)}
+        """Pruned weights as arrays by name."""
+        parameters = self.network.parameters_dict()
+        return {name: parameters[name].asnumpy() for name in self._pruned_names()}
 
     def dense_parameters(self):
         """All other parameters, which pruning never touches, as arrays by name."""
-        prunable = {weight.name for weight in prunable_weights(self.network)}
-        return {p.name: p.asnumpy() for p in self.network.get_parameters() if p.name not in prunable}
+        pruned = set(self._pruned_names())
+        return {p.name: p.asnumpy() for p in self.network.get_parameters() if p.name not in pruned}
+
+    def settings(self):
+        """What is known of how it was trained: of a network of one's own, the settings of its pruning alone."""
+        keys = PruningSettings.model_fields if self.config.model == OWN else self.config
+        return {key: self.config[key] for key in keys}
+
+    def _pruned_names(self):
+        return self.pruned or [weight.name for weight in prunable_weights(self.network)]
 
 
 class _Architecture(BaseModel):
@@ -63,7 +87,7 @@ class _Architecture(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    name: ModelName
+    name: Annotated[str, AfterValidator(lambda name: name if name == OWN else known_model(name))]
     num_classes: int = Field(ge=1, le=2**20)
     in_channels: int = Field(ge=1, le=2**10)
     width_factor: int = Field(1, ge=1, le=16)
@@ -96,6 +120,7 @@ class _Description(BaseModel):
     data: Optional[_Data] = None
     nonzeros: Optional[dict[str, int]] = None
     eval_batch_size: Optional[int] = Field(None, ge=1, le=2**20)
+    pruned: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _fits(self):
@@ -106,8 +131,12 @@ class _Description(BaseModel):
         return self
 
 
-def load_trained(path):
-    """Network, configuration and input shape of a deployable checkpoint. Raises InputError."""
+def load_trained(path, network=None):
+    """Network, configuration and input shape of a deployable checkpoint. Raises InputError.
+
+    network: what builds it, `FILE.py:NAME` (see `build_own`), for a checkpoint of `RPG.save_deployable`, and for that
+    alone.
+    """
     tensors, description = read_checkpoint(path)
     if "model" not in description:
         raise InputError(f"{path}: not a deployable checkpoint; give the best.ckpt or last.ckpt of a run")
@@ -116,13 +145,29 @@ def load_trained(path):
     except ValidationError as error:
         raise InputError(f"{path}: its description is not one of this version: {first_problem(error)}") from None
     config = resolve(said.config, where=f"{path}: configuration")
-    _check_declared(path, said.model, tensors)
-    network = build_model(**said.model.model_dump())
-    load_weights(network, tensors, path)
-    network.set_train(False)
+    built = _build(path, said, tensors, network)
+    load_weights(built, tensors, path)
+    built.set_train(False)
+    unknown = sorted(set(said.pruned) - set(built.parameters_dict()))
+    if unknown:
+        raise InputError(f"{path}: its description is damaged: it has no weight {unknown[0]}")
+    if said.model.name == OWN:
+        config.model = OWN
     # Older files do not say how many devices shared a batch.
     images = said.eval_batch_size or min(evaluation_batch(config), MOST_IMAGES)
-    return Trained(network, config, _data_info(said, config, path), said.nonzeros, images)
+    return Trained(built, config, _data_info(said, config, path), said.nonzeros, images, said.pruned)
+
+
+def _build(path, said, tensors, reference):
+    """The network of a description, its parameters not yet those of the file. Raises InputError."""
+    if said.model.name != OWN:
+        if reference:
+            raise InputError(f"network: {path} is of {said.model.name}, which is known here; leave it out")
+        _check_declared(path, said.model, tensors)
+        return build_model(**said.model.model_dump())
+    if not reference:
+        raise InputError(f"{path}: a network of one's own; say what builds it: --network FILE.py:FUNCTION")
+    return build_own(reference)
 
 
 def _data_info(said, config, path):
