@@ -13,6 +13,8 @@ from ..data.info import DataInfo
 from ..models import build_model
 from ..platform.errors import InputError
 from ..platform.schema import first_problem
+from ..pruning.allocation import total_budget
+from ..pruning.layers import pattern_of
 from ..pruning.pruner import prunable_weights
 from .checkpoint import count_nonzeros, load_weights, read_checkpoint
 
@@ -51,6 +53,15 @@ class Trained(NamedTuple):
     def weights(self):
         """Prunable weights as arrays by name."""
         return {weight.name: weight.asnumpy() for weight in prunable_weights(self.network)}
+
+    def patterned(self):
+        """Which of the prunable layers have the N:M pattern of its run, or None without one."""
+        return pattern_of(self.config, self.network, prunable_weights(self.network))
+
+    def target(self):
+        """How many prunable weights its run was to leave."""
+        sizes, patterned = [weight.size for weight in prunable_weights(self.network)], self.patterned()
+        return patterned.target(sizes) if patterned else total_budget(sizes, 1 - self.config.sparsity)
 
     def dense_parameters(self):
         """All other parameters, which pruning never touches, as arrays by name."""
@@ -122,7 +133,12 @@ def load_trained(path):
     network.set_train(False)
     # Older files do not say how many devices shared a batch.
     images = said.eval_batch_size or min(evaluation_batch(config), MOST_IMAGES)
-    return Trained(network, config, _data_info(said, config, path), said.nonzeros, images)
+    trained = Trained(network, config, _data_info(said, config, path), said.nonzeros, images)
+    try:
+        trained.patterned()
+    except ValueError as error:
+        raise InputError(f"{path}: configuration: {error}") from None
+    return trained
 
 
 def _data_info(said, config, path):
@@ -156,3 +172,14 @@ def check_nonzeros(trained, path):
                 f"{path}: {name} has {count} non-zero weights, not the {recorded} counted at the end of training; "
                 "the file was changed since: export the run's own best.ckpt or last.ckpt"
             )
+
+
+def check_pattern(trained, path):
+    """Raise InputError if a network, read from `path`, has a group with more non-zeros than its N:M pattern allows."""
+    patterned, weights = trained.patterned(), trained.weights()
+    broken = patterned.broken(list(weights.values())) if patterned else {}
+    for index, groups in broken.items():
+        raise InputError(
+            f"{path}: {list(weights)[index]} has {groups} groups that break the pattern {patterned.pattern}: let the "
+            "run reach its end, and take what it leaves then"
+        )
