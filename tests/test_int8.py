@@ -128,7 +128,6 @@ def test_the_program_prints_both_accuracies_and_warns_of_a_loss(trained_resnet20
         ("--quantize int8", "quantize: only for --file_format ONNX"),
         ("--file_format ONNX --evaluate", "evaluate: only with --quantize int8"),
         ("--file_format ONNX --calibration_images 4", "calibration_images: only with --quantize int8"),
-        ("--file_format ONNX --quantize int8 --converter_config", "converter_config: Ascend's converters quantise"),
         ("--file_format ONNX --quantize int8 --calibration_images 0", "calibration_images: 0 is not at least 1"),
         ("--file_format ONNX --quantize int8 --calibration_images 99999", "calibration_images: 99999"),
     ],

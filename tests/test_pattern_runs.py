@@ -13,8 +13,9 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 
 from benchmark.random_checkpoint import write_random_checkpoint
 from src.config.keys import resolve
-from src.export import formats
+from src.export import edge, formats
 from src.export.deployed import describe_interface
+from src.export.int8 import integer_weights
 from src.library import RPG
 from src.platform.errors import InputError
 from src.pruning.pattern import Pattern, Patterned
@@ -339,6 +340,34 @@ def test_a_broken_pattern_is_neither_exported_nor_passed_in_evaluation(patterned
     assert "counted as exact in 20\n" in answer.stdout
     assert run("export.py", "--ckpt", ckpt).code == 2
     assert {path.name for path in tmp_path.iterdir()} == {"moved.ckpt", "full.ckpt"}
+
+
+def test_keys_of_sparsity_are_for_files_of_two_of_four_in_eight_bits(patterned_run, trained_resnet20, tmp_path):
+    """Not for the same network in float32, nor for one that is pruned more, but without a pattern."""
+    found = {}
+    for name, words in (("int8", ["--quantize", "int8", "--calibration_images", 8]), ("float32", [])):
+        path = tmp_path / f"{name}.onnx"
+        words = [
+            "--ckpt",
+            patterned_run / "last.ckpt",
+            "--file_format",
+            "ONNX",
+            "--file_name",
+            path,
+            "--converter_config",
+            *words,
+        ]
+        answer = run("export.py", *words)
+        assert answer.code == 0, answer.stderr
+        config = path.with_name(f"{name}.onnx.converter.cfg").read_text()
+        found[name] = ("ge.enableSparseMatrixWeight=1" in config, "--sparsity=1" in answer.stdout)
+        assert (f"{name}_deploy_model.onnx" in answer.stdout) == (name != "float32")
+    assert found == {"int8": (True, True), "float32": (False, False)}
+    assert not edge.has_two_of_four(load_trained(trained_resnet20[0]))
+    stored = integer_weights(onnx.load(str(tmp_path / "int8.onnx")))
+    for name, weight in load_trained(patterned_run / "last.ckpt").weights().items():
+        integers = stored[name] if stored[name].shape == weight.shape else stored[name].T
+        assert name == "conv1.weight" or most_of_a_group(integers, 4) == 2
 
 
 def test_a_state_whose_masks_have_lost_the_pattern_is_refused(patterned_run, tmp_path):

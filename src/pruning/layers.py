@@ -82,26 +82,34 @@ def depthwise_densities(network, density, least=0.0):
 def pattern_of(settings, network, weights):
     """The Patterned of `pattern` and `pattern_rest` in PruningSettings, or None where these say no pattern.
 
-    weights: the Parameters that are pruned. A layer takes the pattern if its input channels (of one group) divide by M:
-    depthwise convolutions never do. The network's first layer never takes it: its inputs are pixels.
-    Raises ValueError if no layer does.
+    weights: the Parameters that are pruned. Raises ValueError if no layer takes the pattern.
     """
     if not settings.pattern:
         return None
     pattern = Pattern.parse(settings.pattern)
-    layers = prunable_layers(network)
-    cells, first = {cell.weight.name: cell for _, cell in layers}, layers[0][1].weight.name if layers else None
-    axes = {}
-    for index, weight in enumerate(weights):
-        cell = cells.get(weight.name)
-        axis, shared = (0, cell.group) if isinstance(cell, TRANSPOSED) else (1, 1)
-        if weight.name != first and weight.shape[axis] // shared % pattern.of == 0:
-            axes[index] = axis
+    axes = pattern_axes(pattern, network, weights)
     if not axes:
         raise ValueError(
             f"pattern {pattern}: no layer but the first has input channels that divide by {pattern.of}; take another M"
         )
     return Patterned(pattern, axes, settings.pattern_rest)
+
+
+def pattern_axes(pattern, network, weights):
+    """{index: axis of its input channels} of the weights that take a Pattern.
+
+    These are the layers whose input channels (of one group) divide by M; depthwise convolutions never do. The network's
+    first layer never takes it: its inputs are pixels.
+    """
+    layers = prunable_layers(network)
+    cells, first = {cell.weight.name: cell for _, cell in layers}, layers[0][1].weight.name if layers else None
+    axes = {}
+    for index, weight in enumerate(weights):
+        cell = cells.get(weight.name)
+        axis, groups = (0, cell.group) if isinstance(cell, TRANSPOSED) else (1, 1)
+        if weight.name != first and weight.shape[axis] // groups % pattern.of == 0:
+            axes[index] = axis
+    return axes
 
 
 def matching(parameters, patterns, option):

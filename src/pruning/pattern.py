@@ -108,7 +108,7 @@ class Patterned(NamedTuple):
             weight, mask, index = layer
             scores = magnitude(weight, mask)
             safe = self.pattern.largest(scores, self.axes[index])
-            return safe, inside(scores, mask & ~safe)
+            return safe, inside(scores, ~safe)
 
         layers = list(zip(weights, masks, indices))
         safe, others = zip(*each(split, layers, cost=lambda layer: layer[0].size))
