@@ -328,7 +328,7 @@ def full(weight):
 
 def test_a_broken_pattern_is_neither_exported_nor_passed_in_evaluation(patterned_run, tmp_path):
     ckpt = changed(patterned_run / "last.ckpt", tmp_path / "moved.ckpt", moved)
-    says = f"error: {ckpt}: layer1.0.conv1.weight has 1 groups that break the pattern 2:4: let the run reach its end"
+    says = f"error: {ckpt}: layer1.0.conv1.weight breaks the pattern 2:4 in 1 of its 576 groups: let the run"
     for words in (["eval.py"], ["export.py"], ["export.py", "--file_format", "PACKED"]):
         answer = run(*words[:1], "--ckpt", ckpt, *words[1:])
         assert (answer.code, answer.stderr.count("\n")) == (2, 1)

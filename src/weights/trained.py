@@ -179,7 +179,8 @@ def check_pattern(trained, path):
     patterned, weights = trained.patterned(), trained.weights()
     broken = patterned.broken(list(weights.values())) if patterned else {}
     for index, groups in broken.items():
+        name, weight = list(weights.items())[index]
         raise InputError(
-            f"{path}: {list(weights)[index]} has {groups} groups that break the pattern {patterned.pattern}: let the "
-            "run reach its end, and take what it leaves then"
+            f"{path}: {name} breaks the pattern {patterned.pattern} in {groups} of its "
+            f"{weight.size // patterned.pattern.of} groups: let the run reach its end, and take what it leaves then"
         )
