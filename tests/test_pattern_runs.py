@@ -126,8 +126,10 @@ def test_which_layers_take_it():
         "odd.weight": 1,
     }
     assert chosen.patterned.describe(names) == "pattern 1:2 in 3 of 4 layers; dense: depthwise.weight"
-    with pytest.raises(InputError, match=r"RPG: pattern 4:5: no layer but the first .* divide by 5; take another M"):
-        RPG(network, 100, pattern="4:5", update_interval=10)
+    for pattern, of in (("4:5", 5), ("4:8", 8)):  # `up` has 8 input channels, but 4 in each of its groups
+        says = f"RPG: pattern {pattern}: no layer but the first has input channels that divide by {of}; take another M"
+        with pytest.raises(InputError, match=f"^{says}$"):
+            RPG(network, 100, pattern=pattern, update_interval=10)
 
 
 class Small(nn.Cell):
