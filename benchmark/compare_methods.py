@@ -1,6 +1,7 @@
 """Which pruning method wins, by how much, and when? Trains methods x sparsities x seeds, and reports what they reach.
 
-usage: python benchmark/compare_methods.py [--data digits characters] [--jobs N] [--minutes M] [--report_only]
+usage: python benchmark/compare_methods.py [--data digits characters] [--parts methods ablation pattern] [--jobs N]
+                                           [--minutes M] [--report_only]
 
 One training run per core at a time. A finished run is one line of docs/study/results.jsonl; what stands there is not
 run again, so the study continues where it was stopped. Table and figures beside it are made from these lines alone; of
@@ -30,6 +31,10 @@ FORMER = STUDY / "results_0.1.jsonl"  # with the learning rate, gmp and magnitud
 CONFIGS = {name: ROOT / "config" / f"resnet20_{name}.yaml" for name in ("digits", "characters")}
 SEEDS = {"digits": 5, "characters": 3}
 SPARSITIES = (0.95, 0.98, 0.99)
+PATTERNS = ("2:4", "1:4")
+PATTERN_SEEDS = 5
+PATTERN_METHODS = ("magnitude", "gmp", "gap", "rpg")
+PARTS = ("methods", "ablation", "pattern")
 METHODS = {
     "magnitude": {"method": "magnitude"},
     "gmp": {"method": "gmp"},
@@ -83,6 +88,24 @@ def ablation(data):
     ]
 
 
+def pattern_part(data):
+    """Every N:M pattern by one cut, and by the three ways to prune gradually."""
+    return [
+        Run(data, "pattern", name, {**METHODS[name], "pattern": pattern}, seed)
+        for seed in range(PATTERN_SEEDS)
+        for pattern in PATTERNS
+        for name in PATTERN_METHODS
+    ]
+
+
+def study(data, parts):
+    """The runs of some data sets and parts of the study, in the order in which they are trained."""
+    harder_first = [name for name in reversed(list(CONFIGS)) if name in data]
+    runs = [run for name in harder_first if "methods" in parts for run in main_part(name)]
+    runs += ablation("characters") if "ablation" in parts and "characters" in data else []
+    return runs + [run for name in harder_first if "pattern" in parts for run in pattern_part(name)]
+
+
 def label(change):
     """A name for settings: the method, then what differs."""
     return ", ".join([change["method"]] + [f"{key} {value}" for key, value in change.items() if key != "method"])
@@ -107,12 +130,14 @@ def key_of(result):
 def reported(results, former):
     """What the report is made of: of each data set the new lines once its methods are all there, else the former ones.
 
-    Lines of two recipes are never compared with each other.
+    Lines of two recipes are never compared with each other; of the patterns, which version 0.1.0 had not, there are no
+    former ones.
     """
     done, lines = {key_of(result) for result in results}, []
     for data in reversed(list(CONFIGS)):
         whole = all(run.key in done for run in main_part(data))
-        lines += [result for result in (results if whole else former) if result["data"] == data]
+        found = results if whole else former + [result for result in results if result["part"] == "pattern"]
+        lines += [result for result in found if result["data"] == data]
     return lines
 
 
@@ -179,6 +204,7 @@ def main():
     """Run what is missing, then write table and figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", nargs="+", choices=tuple(CONFIGS), default=list(CONFIGS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="runs at a time")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after that time")
     parser.add_argument("--report_only", action="store_true", help="only make table and figures again")
@@ -187,8 +213,7 @@ def main():
     STUDY.mkdir(parents=True, exist_ok=True)
     if not arguments.report_only:
         make_characters.write(ROOT / "data")
-        runs = [run for data in reversed(arguments.data) for run in main_part(data)]  # the harder data first
-        runs += ablation("characters") if "characters" in arguments.data else []
+        runs = study(arguments.data, arguments.parts)
         done = {key_of(result) for result in read_results(RESULTS)}
         missing = {run.key: run for run in runs if run.key not in done}
         print(f"{len(runs)} runs, {len(missing)} of them missing")

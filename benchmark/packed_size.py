@@ -26,6 +26,7 @@ def rows(path):
     tensors, description = read_checkpoint(path)
     mask_bound, bound = size_bound(tensors)
     mask_bound, half_bound = size_bound(tensors, "fp16")
+    _, byte_bound = size_bound(tensors, "int8")
     yield "checkpoint", len(content), None
     yield "zstd -19", len(zstandard.compress(content, 19)), None
     yield "xz -9", len(lzma.compress(content, preset=9)), None
@@ -33,6 +34,8 @@ def rows(path):
     yield "  bound", bound, bound
     yield "PACKED fp16", len(pack(tensors, description, "fp16")), half_bound
     yield "  bound", half_bound, half_bound
+    yield "PACKED int8", len(pack(tensors, description, "int8")), byte_bound
+    yield "  bound", byte_bound, byte_bound
     yield "masks in PACKED", mask_bytes(tensors), mask_bound
     yield "  bound", mask_bound, mask_bound
 
@@ -40,7 +43,7 @@ def rows(path):
 def main():
     """Print one table per checkpoint."""
     parser = Parser(
-        "Sizes of checkpoints by compressor; the bound is sum n H(density) + non-zeros * 32 or 16 bits + rest."
+        "Sizes of checkpoints by compressor; the bound is sum n H(density) + non-zeros * 32, 16 or 8 bits + rest."
     )
     parser.add_argument("ckpt", nargs="+", metavar="CKPT")
     for path in parser.parse_args().ckpt:

@@ -1,6 +1,6 @@
 """Write a checkpoint of an untrained, pruned network, for measurements that need no training.
 
-python benchmark/random_checkpoint.py OUT.ckpt [--model resnet50] [--sparsity 0.98]
+python benchmark/random_checkpoint.py OUT.ckpt [--model resnet50] [--sparsity 0.98 | --pattern N:M]
 """
 
 import sys
@@ -21,6 +21,7 @@ from src.platform.device import select_device
 from src.platform.errors import run_program
 from src.models import build_model
 from src.pruning.allocation import BUDGETS, total_budget
+from src.pruning.layers import pattern_of
 from src.pruning.masks import largest
 from src.pruning.pruner import prunable_weights
 
@@ -28,20 +29,31 @@ IMAGE_SHAPE = (3, 224, 224)
 NUM_CLASSES = 1000
 
 
-def write_random_checkpoint(path, model, sparsity):
-    """A network of random weights and random masks of ERK densities, with the BatchNorm statistics of random images."""
+def write_random_checkpoint(path, model, sparsity=0.98, pattern=""):
+    """A network of random weights and random masks, with the BatchNorm statistics of random images.
+
+    The masks have ERK densities, or, in the layers that can take it, an N:M pattern.
+    """
     ms.set_seed(0)
     architecture = {"name": model, "num_classes": NUM_CLASSES, "in_channels": IMAGE_SHAPE[0]}
     network = build_model(**architecture)
     weights = prunable_weights(network)
-    total = total_budget([weight.size for weight in weights], 1 - sparsity)
+    config = resolve({"model": model, "sparsity": sparsity, "pattern": pattern})
+    patterned = pattern_of(config, network, weights)
     random = np.random.default_rng(0)
-    for weight, budget in zip(weights, BUDGETS["erk"]([weight.shape for weight in weights], total)):
-        mask = largest(random.random(weight.shape, np.float32), budget)
+    scores = [random.random(weight.shape, np.float32) for weight in weights]
+    if patterned is None:
+        total = total_budget([weight.size for weight in weights], 1 - sparsity)
+        masks = map(largest, scores, BUDGETS["erk"]([weight.shape for weight in weights], total))
+    else:
+        masks = [np.ones(weight.shape, bool) for weight in weights]
+        for index, axis in patterned.axes.items():
+            masks[index] = patterned.pattern.largest(scores[index], axis)
+    for weight, mask in zip(weights, masks):
         weight.set_data(Tensor(weight.asnumpy() * mask + np.float32(0)))  # + 0: no negative zeros
     settle_batch_norms(network, (4, *IMAGE_SHAPE))
-    config = dict(resolve({"model": model, "sparsity": sparsity}))
-    write_network(path, network, {"model": architecture, "image_shape": list(IMAGE_SHAPE), "config": config})
+    description = {"model": architecture, "image_shape": list(IMAGE_SHAPE), "config": dict(config)}
+    write_network(path, network, description)
 
 
 def settle_batch_norms(network, shape):
@@ -70,9 +82,10 @@ def main():
     parser.add_argument("path", metavar="OUT")
     parser.add_argument("--model", default="resnet50")
     parser.add_argument("--sparsity", type=float, default=0.98)
+    parser.add_argument("--pattern", default="", help="N:M instead, such as 2:4")
     arguments = parser.parse_args()
     select_device("CPU")
-    write_random_checkpoint(arguments.path, arguments.model, arguments.sparsity)
+    write_random_checkpoint(arguments.path, arguments.model, arguments.sparsity, arguments.pattern)
     print(f"{arguments.path}: {Path(arguments.path).stat().st_size:,} bytes")
 
 

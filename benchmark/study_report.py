@@ -37,7 +37,7 @@ def write_report(results, folder):
 def sections_of(data, results):
     """Lines of Markdown: the tables of one data set, whose results are given."""
     text, base = [], _where(results, name=BASELINE)
-    methods, ablation = (_where(results, part=part) for part in ("methods", "ablation"))
+    methods, ablation, pattern = (_where(results, part=part) for part in ("methods", "ablation", "pattern"))
     if methods:
         text += [f"## {data}: last top-1 % at a glance", "", summary(methods), ""]
         text += [f"## {data}: methods", "", table(methods, base), ""]
@@ -45,12 +45,20 @@ def sections_of(data, results):
         sparsities = {at(result) for result in ablation}
         recipe = [result for result in results if result["name"] in RECIPE and at(result) in sparsities]
         text += [f"## {data}: ablation", "", table(recipe + ablation, base), ""]
+    if pattern:
+        text += [f"## {data}: N:M patterns, last top-1 % at a glance", "", summary(pattern), ""]
+        text += [f"## {data}: N:M patterns", "", table(pattern, base), ""]
     return text
 
 
 def at(result):
-    """The sparsity that a run was made for; 0 for dense training."""
-    return result["settings"].get("sparsity", 0.0)
+    """What a run was made for: a sparsity, 0 for dense training; or an N:M pattern, as text."""
+    return result["settings"].get("pattern") or result["settings"].get("sparsity", 0.0)
+
+
+def shown(target):
+    """What `at` gives, for a table."""
+    return target if isinstance(target, str) else f"{100 * target:g}"
 
 
 def groups(results):
@@ -69,7 +77,8 @@ def summary(results):
     rows = [
         [name, *(cells.get((sparsity, name), "") for sparsity in sparsities)] for name in _unique(n for _, n in cells)
     ]
-    headers = ["method", *(f"{100 * sparsity:g} %" for sparsity in sparsities)]
+    unit = "" if isinstance(sparsities[0], str) else " %"
+    headers = ["method", *(f"{shown(sparsity)}{unit}" for sparsity in sparsities)]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
@@ -78,11 +87,12 @@ def table(results, base):
     rows = []
     for (sparsity, name), members in groups(results).items():
         left = {round((1 - member["sparsity"]) * 100, 3) for member in members}
-        row = [f"{100 * sparsity:g}", name, len(members), " ".join(f"{share:g}" for share in sorted(left))]
+        row = [shown(sparsity), name, len(members), " ".join(f"{share:g}" for share in sorted(left))]
         for _, value, digits in COLUMNS:
             row.append(spread([value(member) for member in members], digits))
         rows.append([*row, paired(members, [line for line in base if at(line) == sparsity])])
-    headers = ["sparsity %", "method", "n", "weights left %", *(title for title, _, _ in COLUMNS), "difference to gap"]
+    kind = "pattern" if all(isinstance(at(result), str) for result in results) else "sparsity %"
+    headers = [kind, "method", "n", "weights left %", *(title for title, _, _ in COLUMNS), "difference to gap"]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 

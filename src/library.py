@@ -23,7 +23,7 @@ from .platform.errors import InputError
 from .platform.files import writing
 from .platform.parallel import digest_of, joined_workers
 from .pruning.allocation import Allocation
-from .pruning.layers import LayerChoice
+from .pruning.layers import LayerChoice, pattern_of
 from .pruning.methods import METHODS, build_schedule
 from .pruning.pruner import Pruner, transposed_groups
 from .pruning.settings import PruningSettings, apply_method, complete
@@ -70,11 +70,15 @@ class RPG:
         self.settings = _resolve(settings)
         if choice.densities and self.settings.distribution == "uniform":
             raise InputError("RPG: distribution uniform leaves no layer a density of its own; use global or erk")
+        if choice.densities and self.settings.pattern:
+            raise InputError("RPG: densities: a pattern gives every layer its own; leave one of the two out")
         weights = choice.weights(network)
         self._rank_weights = choice.rank_weights(network, weights) if self.settings.rank_weight else []
         if self.settings.rank_weight and not self._rank_weights:
             warnings.warn("no convolution takes part in the rank term; name dense layers in rank_layers", stacklevel=2)
-        self.pruner = _build_pruner(self.settings, weights, choice.densities_by_index(weights), total_steps, seed)
+        self.pruner = _build_pruner(
+            self.settings, network, weights, choice.densities_by_index(weights), total_steps, seed
+        )
         self._recipe = {  # what `restore` asks to be the same
             "total_steps": int(total_steps),
             "seed": int(seed),
@@ -178,7 +182,8 @@ class RPG:
         return zeros / sum(weight.size for weight in self.pruner.weights)
 
     def check(self):
-        """Raise RuntimeError unless the target is met: its number of weights live, and all others are exactly zero.
+        """Raise RuntimeError unless the target is met: its number of weights live, in its pattern if there is one, and
+        all others are exactly zero.
 
         Warns of layers without a living weight, which one threshold over all layers may leave behind. Raises
         InputError while the target has not been reached.
@@ -233,6 +238,7 @@ class RPG:
         saved = progress.pop("recipe", None)
         if saved is None:
             raise InputError(f"{path}: not a file of RPG.save")
+        saved = {**_DEFAULTS, **saved}  # for settings younger than the file
         changed = [_difference(key, saved.get(key), now) for key, now in self._recipe.items() if saved.get(key) != now]
         if changed:
             raise InputError(f"{path}: comes from a run with other settings: {'; '.join(changed)}")
@@ -340,6 +346,9 @@ def _check_options(amp_level, accumulation_steps, grad_clip, ema_decay):
         raise InputError(f"train_step: ema_decay: at least 0 and below 1, not {ema_decay!r}")
 
 
+_DEFAULTS = {key: field.default for key, field in PruningSettings.model_fields.items()}
+
+
 def _check_training(network, total_steps):
     """Raise InputError unless it is a network, and a number of batches."""
     if not isinstance(network, nn.Cell):
@@ -363,12 +372,13 @@ def _resolve(settings):
     return resolved
 
 
-def _build_pruner(settings, weights, densities, total_steps, seed):
-    """The pruner of some weights over a training. Raises InputError."""
+def _build_pruner(settings, network, weights, densities, total_steps, seed):
+    """The pruner of some weights of a network over a training. Raises InputError."""
     allocation = Allocation(settings.distribution, settings.min_layer_density, densities)
     growth = METHODS[settings.method]["growth"]
     try:
-        return Pruner(weights, build_schedule(settings, total_steps), allocation, growth, seed)
+        patterned = pattern_of(settings, network, weights)
+        return Pruner(weights, build_schedule(settings, total_steps), allocation, growth, seed, patterned)
     except ValueError as error:
         raise InputError(f"RPG: {error}") from None
 

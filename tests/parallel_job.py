@@ -58,7 +58,7 @@ class Net(nn.Cell):
 class Run:
     """A small network with everything that trains it."""
 
-    def __init__(self, workers, norm=False):
+    def __init__(self, workers, norm=False, **target):
         ms.set_seed(1)
         self.workers = workers
         self.network = Net(norm).set_train()
@@ -66,7 +66,7 @@ class Run:
         rpg = RPG(
             self.network,
             STEPS,
-            sparsity=0.9,
+            **(target or {"sparsity": 0.9}),
             update_interval=INTERVAL,
             prune_window=0.8,
             update_end=0.85,
@@ -238,7 +238,10 @@ def main():
     run.train(STEPS)
     normed = Run(workers, norm=True)
     normed.train(STEPS)
-    seen = {"masks": run.masks, "rank_losses": run.rank_losses, "normed_masks": normed.masks}
+    patterned = Run(workers, pattern="2:4")
+    patterned.train(STEPS)
+    seen = {"masks": run.masks, "rank_losses": run.rank_losses}
+    seen.update({"normed_masks": normed.masks, "patterned_masks": patterned.masks})
     seen["scores"] = {images: evaluate(workers, run.network, images)._asdict() for images in (7, 9, 16)}
     arrays = run.arrays()
     arrays.update({f"normed.{name}": array for name, array in normed.arrays().items()})

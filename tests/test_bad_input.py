@@ -116,6 +116,14 @@ ROWS = [
     Row("a first layer beyond the budget", "train.py --distribution uniform --sparsity 0.9999", "first layer"),
     Row("a least density in words", "train.py --min_layer_density all", "should be a valid number"),
     Row("floors beyond the budget", "train.py --min_layer_density 0.03", "min_layer_density 0.03 keeps at least"),
+    # N:M patterns
+    Row("a pattern the wrong way round", "train.py --pattern 4:2", "N:M with N below M"),
+    Row("a pattern that YAML takes for a time", "train.py --config_path unquoted.yaml", "N:M in quotes"),
+    Row("a pattern and another sparsity", "train.py --pattern 2:4 --sparsity 0.9", "sparsity: pattern 2:4 gives each"),
+    Row("a pattern and a distribution", "train.py --pattern 2:4 --distribution erk", "distribution: pattern 2:4 gives"),
+    Row("a pattern that no layer takes", "train.py --pattern 1:7", "no layer but the first has input channels"),
+    Row("a pattern where nothing is pruned", "train.py --method dense --pattern 2:4", "method dense prunes nothing"),
+    Row("the other layers without a pattern", "train.py --pattern_rest unstructured", "only beside a pattern"),
     # devices
     Row("no GPU here", "train.py --device_target GPU", "device_target: no GPU device found"),
     Row("no Ascend here", "eval.py --ckpt run/best.ckpt --device_target Ascend", "no Ascend device found"),
@@ -210,11 +218,26 @@ ROWS = [
     # export
     Row("zeros that came back", "export.py --ckpt regrown.ckpt", "non-zero weights", process=True),
     Row("the same, packed", "export.py --ckpt regrown.ckpt --file_format PACKED", "non-zero weights"),
+    Row("a pattern that was broken", "export.py --ckpt broken.ckpt", "breaks the pattern 1:8 in 1 of its 288 groups"),
+    Row("the same in evaluation", "eval.py --ckpt broken.ckpt", "breaks the pattern 1:8 in 1 of its 288 groups"),
     Row("a folder that is not there", "export.py --ckpt run/best.ckpt --file_name no/x", "folder no does not exist"),
     Row("an unknown format", "export.py --ckpt run/best.ckpt --file_format TFLITE", "invalid choice: 'TFLITE'"),
     Row("AIR without Ascend", "export.py --ckpt run/best.ckpt --file_format AIR", "needs MindSpore's Ascend backend"),
     Row("folding without a graph", "export.py --ckpt run/best.ckpt --file_format PACKED --fold_bn", "leave it out"),
     Row("half precision of a graph", "export.py --ckpt run/best.ckpt --values fp16", "only for --file_format PACKED"),
+    Row(
+        "8 bits of a MINDIR", "export.py --ckpt run/best.ckpt --quantize int8", "quantize: only for --file_format ONNX"
+    ),
+    Row(
+        "calibration without 8 bits",
+        "export.py --ckpt run/best.ckpt --file_format ONNX --calibration_images 4",
+        "only with --quantize int8",
+    ),
+    Row(
+        "more calibration images than there are",
+        "export.py --ckpt run/best.ckpt --file_format ONNX --quantize int8 --calibration_images 9999",
+        "calibration_images: 9999",
+    ),
     Row("two kinds of batch", "export.py --ckpt run/best.ckpt --batch_size 2 --dynamic_batch", "contradicts"),
     Row("a batch of any size", "export.py --ckpt run/best.ckpt --file_format SPARSE --batch_size 2", "takes any batch"),
     Row("nothing to export", "export.py", "one of the arguments --ckpt --unpack is required"),
@@ -274,6 +297,7 @@ def build_scene():
     texts = {
         "misspelt.yaml": "sparcity: 0.9\n",
         "number.yaml": "7: 7\n",
+        "unquoted.yaml": "pattern: 2:4\n",
         "list.yaml": "lr: [1]\n",
         "lines.yaml": "- a\n- b\n",
         "colons.yaml": "a: b: c\n",
@@ -312,7 +336,13 @@ def _write_checkpoints():
     write_checkpoint("setting.ckpt", tensors, {**description, "config": {**description["config"], "wings": 2}})
     own = {"model": {"name": "own", "num_classes": 10, "in_channels": 1}, "config": {"dataset": "folder"}}
     write_checkpoint("own.ckpt", tensors, {**description, **own})
-    tensors["layer1.0.conv1.weight"][:] = 1e-3
+    weight = tensors["layer1.0.conv1.weight"]
+    weight[:] = 0
+    weight[0, :2, 0, 0] = 1e-3
+    told = {"config": {**description["config"], "pattern": "1:8"}}
+    told["nonzeros"] = {**description["nonzeros"], "layer1.0.conv1.weight": 2}
+    write_checkpoint("broken.ckpt", tensors, {**description, **told})
+    weight[:] = 1e-3
     counts = {**description["nonzeros"], "layer1.0.conv1.weight": 100}
     write_checkpoint("regrown.ckpt", tensors, {**description, "nonzeros": counts})
 

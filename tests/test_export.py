@@ -1,6 +1,8 @@
 """Exported graphs: the network's outputs and zeros, folding, what the file says of itself, and that checks can fail."""
 
+import shlex
 import sys
+from types import SimpleNamespace
 
 import mindspore as ms
 import numpy as np
@@ -14,7 +16,7 @@ from src.config.keys import resolve
 from src.data import PUBLISHED, digits, published_info
 from src.export import formats, report
 from src.export.deployed import Interface, describe_interface, prepare
-from src.export.edge import atc_command, converter_command, write_converter_config
+from src.export.edge import adapt_command, adapted, atc_command, converter_command, write_converter_config
 from src.export.fold import fold_batch_norms
 from src.export.mindir import get_metadata, put_metadata, read_metadata
 from src.export.multiply_adds import count_multiply_adds
@@ -295,6 +297,22 @@ def test_converter_configuration(tmp_path):
     assert atc.endswith(" --input_shape=images:1,3,32,32")
     free = atc_command(tmp_path / "net.onnx", interface._replace(batch_size=None))
     assert free.endswith(" --input_shape=images:-1,3,32,32 --dynamic_batch_size=1,2,4,8")
+
+
+def test_converter_configuration_of_two_of_four(tmp_path):
+    interface = Interface((3, 32, 32), 1, (0.0,), (1.0,), False, False, 1.0, ("a",))
+    write_converter_config(tmp_path / "sparse", interface, sparse=True)
+    assert (tmp_path / "sparse").read_text() == (
+        "[ascend_context]\ninput_format=NCHW\n\n[acl_init_options]\nge.enableSparseMatrixWeight=1\n"
+    )
+    assert atc_command(tmp_path / "net.onnx", interface, sparse=True).endswith(" --sparsity=1")
+    words = shlex.split(adapt_command(tmp_path / "it's.int8.onnx"))
+    assert words[:2] == ["python3", "-c"]
+    calls = []
+    fake = SimpleNamespace(convert_qat_model=lambda model, prefix: calls.append((model, prefix)))
+    exec(words[2].replace("import amct_onnx; ", ""), {"amct_onnx": fake})
+    assert calls == [(f"{tmp_path}/it's.int8.onnx", f"{tmp_path}/it's.int8")]
+    assert adapted(tmp_path / "it's.int8.onnx").name == "it's.int8_deploy_model.onnx"
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -1,10 +1,14 @@
 """int8 ONNX files: every zero stays zero, ranges come from training images, and the accuracy is that of the file."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 
+from src.config.files import read_yaml
+from src.config.keys import resolve
 from src.data import digits
 from src.data.batches import Source, draw_training_images
 from src.export import formats, int8
@@ -13,8 +17,11 @@ from src.export.inference import Classifier
 from src.export.int8 import count_kept_zeros
 from src.export.onnx import open_onnx
 from src.platform.errors import InputError
+from src.run.trainer import Trainer
 from src.weights.trained import load_trained
 from tests.in_process import run
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +45,10 @@ def stored_weights(path):
     }
 
 
-def test_zeros_of_every_layer_are_zeros_of_the_file(quantised, trained_resnet20):
-    path, exported, _ = quantised
+def check_zeros(path, exported, ckpt):
+    """Every zero of a checkpoint is the integer zero of its int8 file, layer by layer, and the report counts them."""
     stored = stored_weights(path)
-    weights = load_trained(trained_resnet20[0]).weights()
+    weights = load_trained(ckpt).weights()
     assert set(stored) == set(weights)
     zeros = 0
     for name, weight in weights.items():
@@ -55,7 +62,33 @@ def test_zeros_of_every_layer_are_zeros_of_the_file(quantised, trained_resnet20)
         zeros += np.count_nonzero(integers == 0)
     assert (exported.zeros, exported.weights) == (zeros, sum(weight.size for weight in weights.values()))
     assert exported.zeros / exported.weights >= 0.98
-    assert exported.bytes == path.stat().st_size < 0.35 * trained_resnet20[0].stat().st_size
+    assert exported.bytes == path.stat().st_size < 0.35 * ckpt.stat().st_size
+
+
+def test_zeros_of_every_layer_are_zeros_of_the_file(quantised, trained_resnet20):
+    path, exported, _ = quantised
+    check_zeros(path, exported, trained_resnet20[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits", "characters"])
+def test_at_98_percent_eight_bits_cost_at_most_half_a_point(name, tmp_path, monkeypatch):
+    """Of the networks of both recipes, over all test images."""
+    monkeypatch.syspath_prepend(ROOT / "benchmark")
+    import make_characters
+
+    if name == "characters":
+        make_characters.write(tmp_path)
+    recipe = read_yaml(ROOT / "config" / f"resnet20_{name}.yaml")
+    data_path = str(tmp_path) if name == "characters" else ""
+    config = resolve(recipe, {"output_path": str(tmp_path / "run"), "data_path": data_path})
+    assert Trainer(config).run()["sparsity"] > 0.9799
+    ckpt, path = tmp_path / "run" / "best.ckpt", tmp_path / "net.onnx"
+    exported, accuracy = formats.export_int8(ckpt, path, describe_interface(load_trained(ckpt), None), 256, True)
+    check_zeros(path, exported, ckpt)
+    assert accuracy.images == {"digits": 360, "characters": 1800}[name]
+    assert accuracy.float32 > {"digits": 97, "characters": 80}[name]
+    assert accuracy.int8 >= accuracy.float32 - 0.5
 
 
 def test_the_accuracy_is_that_of_the_files_over_all_test_images(quantised, trained_resnet20):
@@ -128,7 +161,6 @@ def test_the_program_prints_both_accuracies_and_warns_of_a_loss(trained_resnet20
         ("--quantize int8", "quantize: only for --file_format ONNX"),
         ("--file_format ONNX --evaluate", "evaluate: only with --quantize int8"),
         ("--file_format ONNX --calibration_images 4", "calibration_images: only with --quantize int8"),
-        ("--file_format ONNX --quantize int8 --converter_config", "converter_config: Ascend's converters quantise"),
         ("--file_format ONNX --quantize int8 --calibration_images 0", "calibration_images: 0 is not at least 1"),
         ("--file_format ONNX --quantize int8 --calibration_images 99999", "calibration_images: 99999"),
     ],

@@ -209,7 +209,7 @@ def close(one, other, tolerance=1e-5):
     return one.keys() == other.keys() and all(np.allclose(one[name], other[name], atol=tolerance) for name in one)
 
 
-@pytest.mark.parametrize("masks", ["masks", "normed_masks"])
+@pytest.mark.parametrize("masks", ["masks", "normed_masks", "patterned_masks"])
 def test_masks_are_those_of_one_process_at_every_update(masks, runs):
     expected = runs[1, 0][0][masks]
     assert list(expected) == ["4", "8", "12", "16", "20"]

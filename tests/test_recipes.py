@@ -70,7 +70,8 @@ def test_files_are_named_for_what_they_set(path):
     assert (config.model, config.dataset) == (model, dataset)
     assert config.width_factor == int(width or 1)
     assert config.output_path == f"output/{path.stem}"
-    assert not rest or config.sparsity == int(rest[0]) / 100
+    target = config.pattern.split(":") if config.pattern else [f"{100 * config.sparsity:g}"]
+    assert not rest or rest[: len(target)] == target
     assert bool(config.pretrained) == (dataset == "imagenet" and "scratch" not in rest)
 
 

@@ -88,14 +88,17 @@ def spoil(trainer):
     trainer.pruner.load_masks([~mask for mask in trainer.pruner.masks])
 
 
-@pytest.fixture(scope="module")
-def saved_run(tmp_path_factory):
+PATTERN = {"pattern": "2:4", "pattern_rest": "unstructured"}
+
+
+@pytest.fixture(scope="module", params=[{}, pytest.param(PATTERN, marks=pytest.mark.slow)], ids=["unstructured", "2:4"])
+def saved_run(request, tmp_path_factory):
     """Configuration, snapshots at the start, at the save and at the end, and the progress at save and end."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(MODELS, "resnet20", Tiny)
         decompose = low_rank.decompose
         patch.setattr(low_rank, "decompose", lambda m: None if m.shape == (8, 9) else decompose(m))  # conv1 fails
-        config = resolve({**RECIPE, "output_path": str(tmp_path_factory.mktemp("saved"))})
+        config = resolve({**RECIPE, **request.param, "output_path": str(tmp_path_factory.mktemp("saved"))})
         trainer = Trainer(config)
         trainer.progress.initial, trainer.progress.best = trainer._report(), BEST
         start = snapshot(trainer)

@@ -16,6 +16,8 @@ import compare_methods
 import make_characters
 import study_report
 
+from src.config.files import read_yaml
+from src.config.keys import resolve
 from src.data.batches import Batches, Batching, Source
 
 STUDY = compare_methods.STUDY
@@ -62,6 +64,35 @@ def test_every_run_is_another_one():
     runs = [run for data in compare_methods.CONFIGS for run in compare_methods.main_part(data)]
     assert len({run.key for run in runs}) == len(runs) == (1 + 7 * 3) * (5 + 3)
     assert {run.settings.get("sparsity") for run in runs} == {None, 0.95, 0.98, 0.99}
+
+
+def test_the_runs_of_the_patterns():
+    runs = [run for data in compare_methods.CONFIGS for run in compare_methods.pattern_part(data)]
+    assert len({run.key for run in runs}) == len(runs) == 2 * 2 * 4 * 5
+    found = {(run.data, run.name, run.settings["method"], run.settings["pattern"], run.seed) for run in runs}
+    methods = ("magnitude", "gmp", "gap", "rpg")
+    patterns = ("2:4", "1:4")
+    assert found == {
+        (d, m, m, pattern, s)
+        for d in compare_methods.CONFIGS
+        for m in methods
+        for pattern in patterns
+        for s in range(5)
+    }
+    for run in runs:  # each is one that train.py takes, and the pattern says how many weights are left
+        recipe = read_yaml(compare_methods.CONFIGS[run.data])
+        config = resolve(recipe, {key: str(value) for key, value in run.settings.items()})
+        assert config.sparsity == {"2:4": 0.5, "1:4": 0.75}[run.settings["pattern"]]
+
+
+def test_parts_and_data_are_chosen():
+    both, parts = list(compare_methods.CONFIGS), list(compare_methods.PARTS)
+    runs = compare_methods.study(both, parts)
+    assert len({run.key for run in runs}) == len(runs)
+    assert [run.part for run in runs] == ["methods"] * 176 + ["ablation"] * 18 + ["pattern"] * 80
+    assert [run.data for run in runs[:66]] == ["characters"] * 66  # the harder data first
+    assert compare_methods.study(["digits"], ["pattern"]) == compare_methods.pattern_part("digits")
+    assert compare_methods.study(["digits"], ["ablation"]) == []
 
 
 def result_of(run, top1):
@@ -111,6 +142,31 @@ def test_the_summary_has_a_cell_for_every_method_and_sparsity():
     assert rows[0] == ["method", "0 %", "95 %", "98 %", "99 %"]
     assert rows[2] == ["dense", "90.50 +- 0.71", "", "", ""]
     assert rows[3:] == [[name, "", *["90.50 +- 0.71"] * 3] for name in compare_methods.METHODS]
+
+
+def test_patterns_have_tables_of_their_own_and_nothing_else_in_them():
+    """Also while the methods are those of the former version; each is paired with `gap` of its own pattern."""
+    pattern = [
+        result_of(run, {"2:4": 90.0, "1:4": 80.0}[run.settings["pattern"]] + (run.name == "rpg") * (1 + run.seed % 2))
+        for run in compare_methods.pattern_part("digits")
+    ]
+    former = [result_of(run, 70.0) for run in compare_methods.main_part("digits")]
+    lines = compare_methods.reported(pattern, former)
+    assert len(lines) == len(pattern) + len(former)
+    text = study_report.sections_of("digits", lines)
+    first, second = (text.index(f"## digits: N:M patterns{rest}") + 2 for rest in (", last top-1 % at a glance", ""))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text[first].splitlines()]
+    assert rows[0] == ["method", "1:4", "2:4"]
+    assert rows[2] == ["magnitude", "80.00 +- 0.00", "90.00 +- 0.00"]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text[second].splitlines()]
+    assert [row[:3] for row in rows[2:]] == [
+        [p, m, "5"] for p in ("1:4", "2:4") for m in ("magnitude", "gmp", "gap", "rpg")
+    ]
+    assert rows[0][0] == "pattern"
+    assert rows[-1][4] == "91.40 +- 0.55"
+    interval = stats.ttest_rel([1, 2, 1, 2, 1], [0] * 5).confidence_interval(0.95)
+    assert rows[-1][-1] == f"{1.4:+.2f} +- {interval.high - 1.4:.2f}"
+    assert study_report.sections_of("digits", former) == text[: first - 2]
 
 
 def test_lines_of_two_recipes_are_never_mixed():

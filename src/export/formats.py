@@ -6,9 +6,8 @@ from mindspore import Tensor
 
 from ..platform.errors import InputError
 from ..platform.files import check_new, writing
-from ..pruning.allocation import total_budget
 from ..weights.checkpoint import count_nonzeros, read_checkpoint, write_checkpoint
-from ..weights.trained import check_nonzeros, load_trained
+from ..weights.trained import check_nonzeros, check_pattern, load_trained
 from .deployed import describe_interface, finite_outputs, prepare
 from .files import new_file, scratch_folder
 from .mindir import export_air, export_mindir
@@ -40,24 +39,27 @@ def output_path(source, name, suffix, overwrite=False, values="fp32"):
 
 
 def load_for_export(ckpt, network=None):
-    """The Trained of a checkpoint whose zeros are those of the end of training, see `load_trained`.
+    """The Trained of a checkpoint whose zeros are those of the end of training, in their pattern; see `load_trained`.
 
     Raises InputError.
     """
     trained = load_trained(ckpt, network)
     check_nonzeros(trained, ckpt)
+    check_pattern(trained, ckpt)
     return trained
 
 
 def unmet_target(trained):
     """A line on a network that has fewer zeros than its run was to reach, or None."""
     weights = trained.weights()
-    sizes = [weight.size for weight in weights.values()]
-    left, target = sum(count_nonzeros(weights).values()), trained.config.sparsity
-    if left <= total_budget(sizes, 1 - target):
+    size = sum(weight.size for weight in weights.values())
+    left, target = sum(count_nonzeros(weights).values()), trained.target()
+    if left <= target:
         return None
+    # As the run was told it, unless a pattern leaves layers as they are.
+    share = 1 - target / size if trained.config.pattern else trained.config.sparsity
     return (
-        f"its sparsity, counted, is {100 * (1 - left / sum(sizes)):.4f} %; its run's target is {100 * target:g} %: "
+        f"its sparsity, counted, is {100 * (1 - left / size):.4f} %; its run's target is {100 * share:g} %: "
         "let the run reach its end, and export what it leaves then"
     )
 

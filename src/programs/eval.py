@@ -4,15 +4,17 @@ import json
 import math
 from functools import partial
 
+import numpy as np
+
 from ..data import PUBLISHED, published_info
 from ..data.batches import Batches, Batching
 from ..platform.command_line import Parser, add_network, positive
 from ..platform.device import select_device
-from ..platform.errors import InputError, run_program
+from ..platform.errors import InputError, run_program, tell
 from ..pruning.pruner import transposed_groups
 from ..report.sparsity import format_layers, format_summary, sparsity_report
 from ..training.evaluation import Evaluator
-from ..weights.trained import load_trained
+from ..weights.trained import check_nonzeros, check_pattern, load_trained
 
 
 def main():
@@ -65,6 +67,7 @@ def open_report(arguments):
 def evaluate(file, trained, arguments):
     """Scores and sparsity report of a checkpoint in one dict."""
     config = trained.config
+    pattern = evaluate_pattern(file, trained)
     batch_size = arguments.batch_size or trained.eval_batch_size
     if config.dataset in PUBLISHED and published_info(config.dataset).image_shape != trained.image_shape:
         raise InputError(
@@ -75,13 +78,36 @@ def evaluate(file, trained, arguments):
     if not math.isfinite(scores.loss):
         raise InputError(f"{file}: the network's outputs are not finite; use another copy, or train it again")
     report = sparsity_report(trained.weights(), config.tail_energy, transposed_groups(trained.network))
-    return {"ckpt": file, **scores._asdict(), **report}
+    return {"ckpt": file, **scores._asdict(), **report, **pattern}
+
+
+def evaluate_pattern(file, trained):
+    """The entry `pattern` of an evaluation: which one, and in which layers it is exact; nothing without one.
+
+    A network on its way to its pattern has not got it yet, which is told. Raises InputError where one at its target has
+    lost it, or the file was changed since.
+    """
+    patterned, weights = trained.patterned(), trained.weights()
+    if patterned is None:
+        return {}
+    check_nonzeros(trained, file)
+    if sum(map(np.count_nonzero, weights.values())) <= trained.target():
+        check_pattern(trained, file)
+    names, broken = list(weights), patterned.broken(list(weights.values()))
+    exact = [names[index] for index in patterned.axes if index not in broken]
+    if broken:
+        tell("warning", f"{file}: on its way: {len(broken)} layers have not their pattern {patterned.pattern} yet")
+    return {"pattern": {"name": str(patterned.pattern), "exact": exact, "text": patterned.describe(names)}}
 
 
 def format_evaluation(evaluation):
     """Layers, sparsity and scores as text."""
     scores = "top-1 {top1:.2f} %, top-5 {top5:.2f} %, loss {loss:.4f}, {images} images".format(**evaluation)
-    return "\n".join([evaluation["ckpt"], format_layers(evaluation), format_summary(evaluation), scores])
+    lines = [evaluation["ckpt"], format_layers(evaluation), format_summary(evaluation), scores]
+    if "pattern" in evaluation:
+        pattern = evaluation["pattern"]
+        lines.insert(-1, f"{pattern['text']}; counted as exact in {len(pattern['exact'])}")
+    return "\n".join(lines)
 
 
 program = partial(run_program, main)

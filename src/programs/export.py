@@ -67,10 +67,19 @@ def main():
     image = interface._replace(batch_size=1, normalized=False).random_images()
     print(format_multiply_adds(count_multiply_adds(trained.network, Tensor(image))))
     if config:
-        edge.write_converter_config(config, interface)
-        print(f"on the Ascend host: {edge.converter_command(path, config, arguments.file_format)}")
-        if arguments.file_format == "ONNX":
-            print(f"or, with CANN alone: {edge.atc_command(path, interface)}")
+        prepare_conversion(arguments, path, config, interface, trained)
+
+
+def prepare_conversion(arguments, path, config, interface, trained):
+    """Write the converter's configuration, and print the commands to give on the Ascend host."""
+    sparse = arguments.quantize is not None and edge.has_two_of_four(trained)
+    edge.write_converter_config(config, interface, sparse)
+    if arguments.quantize:
+        print(f"on the Ascend host, by CANN's AMCT: {edge.adapt_command(path)}")
+        path = edge.adapted(path)
+    print(f"on the Ascend host: {edge.converter_command(path, config, arguments.file_format)}")
+    if arguments.file_format == "ONNX":
+        print(f"or, with CANN alone: {edge.atc_command(path, interface, sparse)}")
 
 
 def parse():
@@ -117,10 +126,7 @@ def check_options(arguments):
         refuse(arguments, ["values"], "only for --file_format PACKED")
     if kind != "ONNX":
         refuse(arguments, ["quantize"], "only for --file_format ONNX")
-    if arguments.quantize:
-        why = "Ascend's converters quantise by CANN's own tool, AMCT, from float32 (docs/edge.md)"
-        refuse(arguments, ["converter_config"], why, "leave it or quantize out")
-    else:
+    if not arguments.quantize:
         refuse(arguments, ["calibration_images", "evaluate"], "only with --quantize int8")
     if arguments.dynamic_batch:
         refuse(arguments, ["batch_size"], "contradicts dynamic_batch", "leave one out")

@@ -40,6 +40,9 @@ class Allocation(NamedTuple):
 
         Raises ValueError if the distribution or the floors cannot meet the total.
         """
+        sizes = [math.prod(shape) for shape in shapes]
+        if total == sum(sizes):
+            return sizes
         if self.distribution == "global":
             return floors_of(shapes, self.min_layer_density, total)
         return layer_budgets(self.distribution, shapes, total, self.min_layer_density)
@@ -58,11 +61,15 @@ def total_budget(sizes, density):
 
 
 class Group(NamedTuple):
-    """Layers that share one budget. indices: which ones; size: their weights; schedule: of their common density."""
+    """Layers that share one budget.
+
+    indices: which ones; size: their weights; schedule: of their common density; patterned: they take an N:M pattern.
+    """
 
     indices: list
     size: int
     schedule: PruningSchedule
+    patterned: bool = False
 
     def budget_at(self, step):
         """Number of weights that these layers keep together after `step`."""
@@ -89,6 +96,20 @@ def split_schedule(sizes, schedule, densities):
         )
     shares = [(others, size, left), *(([index], sizes[index], count) for index, count in fixed.items())]
     return [Group(indices, of, _towards(schedule, kept / of)) for indices, of, kept in shares]
+
+
+def split_by_pattern(sizes, schedule, patterned):
+    """The Groups of layers that take a pattern, on their way to the schedule's density, and of the others, if any.
+
+    sizes: of all layers; patterned: `pattern.Patterned`, whose `rest` says whether the others stay dense or go the same
+    way.
+    """
+    taken, others = sorted(patterned.axes), patterned.rest_of(sizes)
+    groups = [Group(taken, sum(sizes[index] for index in taken), schedule, patterned=True)]
+    if others:
+        rest = _towards(schedule, 1.0) if patterned.rest == "dense" else schedule
+        groups.append(Group(others, sum(sizes[index] for index in others), rest))
+    return groups
 
 
 def _towards(schedule, density):

@@ -9,7 +9,8 @@ import mindspore as ms
 
 from ..platform.errors import InputError
 from .allocation import total_budget
-from .pruner import convolution_weights, prunable_layers, prunable_weights
+from .pattern import Pattern, Patterned
+from .pruner import TRANSPOSED, convolution_weights, prunable_layers, prunable_weights
 
 
 class LayerChoice(NamedTuple):
@@ -76,6 +77,39 @@ def depthwise_densities(network, density, least=0.0):
     half = total_budget(sizes, density) / 2
     share = min(1.0, half / max(1, sum(sizes[index] for index in depthwise)))
     return dict.fromkeys(depthwise, max(share, least))
+
+
+def pattern_of(settings, network, weights):
+    """The Patterned of `pattern` and `pattern_rest` in PruningSettings, or None where these say no pattern.
+
+    weights: the Parameters that are pruned. Raises ValueError if no layer takes the pattern.
+    """
+    if not settings.pattern:
+        return None
+    pattern = Pattern.parse(settings.pattern)
+    axes = pattern_axes(pattern, network, weights)
+    if not axes:
+        raise ValueError(
+            f"pattern {pattern}: no layer but the first has input channels that divide by {pattern.of}; take another M"
+        )
+    return Patterned(pattern, axes, settings.pattern_rest)
+
+
+def pattern_axes(pattern, network, weights):
+    """{index: axis of its input channels} of the weights that take a Pattern.
+
+    These are the layers whose input channels (of one group) divide by M; depthwise convolutions never do. The network's
+    first layer never takes it: its inputs are pixels.
+    """
+    layers = prunable_layers(network)
+    cells, first = {cell.weight.name: cell for _, cell in layers}, layers[0][1].weight.name if layers else None
+    axes = {}
+    for index, weight in enumerate(weights):
+        cell = cells.get(weight.name)
+        axis, groups = (0, cell.group) if isinstance(cell, TRANSPOSED) else (1, 1)
+        if weight.name != first and weight.shape[axis] // groups % pattern.of == 0:
+            axes[index] = axis
+    return axes
 
 
 def matching(parameters, patterns, option):

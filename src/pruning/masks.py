@@ -22,7 +22,7 @@ class LayerUpdate(NamedTuple):
 
 def magnitude(weight, mask):
     """Scores for keeping a weight: |w| where the mask is True, -1 elsewhere, so that living zeros come first."""
-    return _inside(np.abs(weight), mask)
+    return inside(np.abs(weight), mask)
 
 
 def drop(weight, mask, count):
@@ -32,7 +32,7 @@ def drop(weight, mask, count):
 
 def grow(scores, mask, count):
     """The mask with the `count` positions outside it whose scores (>= 0, such as |dense gradient|) are largest."""
-    return mask | largest(_inside(scores, ~mask), count)
+    return mask | largest(inside(scores, ~mask), count)
 
 
 def drop_and_grow(weight, mask, scores, count):
@@ -41,11 +41,16 @@ def drop_and_grow(weight, mask, scores, count):
     mask: the layer's mask within its budget. A position regrown at once keeps its value; any other starts at zero.
     """
     new_mask = mask if count == 0 else grow(scores, drop(weight, mask, count), count)
+    return updated(weight, mask, new_mask)
+
+
+def updated(weight, mask, new_mask):
+    """The LayerUpdate from one mask to the next: what lives in both keeps its value, all else is zero."""
     return LayerUpdate(new_mask, weight * (mask & new_mask) + np.float32(0))  # adding zero turns -0 into 0
 
 
-def _inside(scores, mask):
+def inside(scores, mask):
     """The finite scores where the mask is True, -1 elsewhere."""
-    inside = scores * mask
-    inside -= ~mask
-    return inside
+    found = scores * mask
+    found -= ~mask
+    return found

@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from ..platform.threads import each
-from .allocation import Allocation, split_schedule, total_budget
+from .allocation import Allocation, split_by_pattern, split_schedule
 from .masks import drop_and_grow
 from .selection import largest
 
@@ -64,19 +64,25 @@ class Pruner:
 
     weights: Parameters to prune; schedule: PruningSchedule; allocation: how many of them each layer keeps;
     growth: `gradient` (largest |dense gradient|) or `random` (as in SET); seed: of random masks and random growth,
-    which are functions of (seed, step) alone and therefore equal on all workers and after a resume.
+    which are functions of (seed, step) alone and therefore equal on all workers and after a resume; patterned: which
+    layers take an N:M pattern, whose density is the schedule's, or None; the allocation is then that of the others.
 
     masks: boolean arrays, one per weight; device_masks: the same as float Parameters, for the compiled step.
     Raises ValueError if the allocation cannot meet the density, or cannot be used from random masks.
     """
 
-    def __init__(self, weights, schedule, allocation=GLOBAL, growth="gradient", seed=0):
+    def __init__(self, weights, schedule, allocation=GLOBAL, growth="gradient", seed=0, patterned=None):
         self.weights = list(weights)
         self.schedule = schedule
         self.allocation = allocation
         self.growth = growth
         self.seed = seed
-        self.groups = split_schedule([weight.size for weight in self.weights], schedule, allocation.densities)
+        self.patterned = patterned
+        sizes = [weight.size for weight in self.weights]
+        if patterned is None:
+            self.groups = split_schedule(sizes, schedule, allocation.densities)
+        else:
+            self.groups = split_by_pattern(sizes, schedule, patterned)
         self.masks = self._initial_masks()
         self.device_masks = [
             Parameter(Tensor(mask.astype(np.float32)), name=f"mask.{weight.name}", requires_grad=False)
@@ -101,13 +107,15 @@ class Pruner:
         random = np.random.default_rng((self.seed, step)) if self.growth == "random" else None
 
         def renew(layer):
-            value, mask, gradient, count = layer
+            value, mask, gradient, count, axis = layer
             scores = np.abs(gradient.asnumpy()) if random is None else gradient
-            return drop_and_grow(value, mask, scores, count)
+            if axis is None:
+                return drop_and_grow(value, mask, scores, count)
+            return self.patterned.pattern.drop_and_grow(value, mask, scores, axis, count)
 
         if random is not None:
             gradients = [random.random(value.shape, np.float32) for value in values]
-        layers = zip(values, kept, gradients, self._drop_counts(step, kept))
+        layers = zip(values, kept, gradients, self._drop_counts(step, kept), self._axes())
         updates = each(renew, list(layers), cost=lambda layer: layer[0].size)
         changed = sum(np.count_nonzero(new.mask != mask) for new, mask in zip(updates, self.masks))
         lost = [mask.any() and not new.mask.any() for new, mask in zip(updates, self.masks)]
@@ -129,7 +137,7 @@ class Pruner:
     @property
     def target(self):
         """Number of weights that are alive at the target density."""
-        return total_budget([mask.size for mask in self.masks], self.schedule.density)
+        return self.budget_at(self.schedule.total_steps)
 
     @property
     def density(self):
@@ -137,12 +145,22 @@ class Pruner:
         return self.kept / sum(mask.size for mask in self.masks)
 
     def check(self):
-        """Raise RuntimeError unless the masks have the target density and all weights outside them are zero."""
+        """Raise RuntimeError unless the masks have the target density, and their pattern if there is one, and all
+        weights outside them are zero.
+        """
+        broken = self.broken_pattern(self.masks)
+        if broken:
+            raise RuntimeError(f"the mask of {broken} has not the pattern {self.patterned.pattern}")
         if self.kept != self.target:
             raise RuntimeError(f"the masks keep {self.kept} weights instead of {self.target}")
         for weight, mask in zip(self.weights, self.masks):
             if weight.asnumpy()[~mask].any():
                 raise RuntimeError(f"{weight.name} has non-zero weights outside its mask")
+
+    def broken_pattern(self, masks):
+        """The name of the first weight among whose masks a group keeps more or fewer than N weights, or None."""
+        broken = {} if self.patterned is None else self.patterned.broken(masks, exact=True)
+        return self.weights[min(broken)].name if broken else None
 
     def load_masks(self, masks):
         """Take over boolean masks, as saved by an earlier run."""
@@ -165,9 +183,19 @@ class Pruner:
         kept = list(self.masks)
         for group in self.groups:
             weights, masks = ([arrays[index] for index in group.indices] for arrays in (values, self.masks))
-            for index, mask in zip(group.indices, self.allocation.masks(weights, masks, group.budget_at(step))):
+            total = group.budget_at(step)
+            if group.patterned:
+                chosen = self.patterned.masks(weights, masks, group.indices, total)
+            else:
+                chosen = self.allocation.masks(weights, masks, total)
+            for index, mask in zip(group.indices, chosen):
                 kept[index] = mask
         return kept
+
+    def _axes(self):
+        """The axis of the input channels of each layer that takes the pattern, None for the others."""
+        axes = {} if self.patterned is None else self.patterned.axes
+        return [axes.get(index) for index in range(len(self.weights))]
 
     def _drop_counts(self, step, kept):
         """How many weights each layer drops and regrows, of those that its mask within the budget keeps."""
@@ -185,7 +213,11 @@ class Pruner:
         counts = [0] * len(self.weights)
         for group in self.groups:
             shapes = [self.weights[index].shape for index in group.indices]
-            for index, count in zip(group.indices, self.allocation.least(shapes, group.budget_at(step))):
+            if group.patterned:
+                least = [self.patterned.least(self.weights[index].size) for index in group.indices]
+            else:
+                least = self.allocation.least(shapes, group.budget_at(step))
+            for index, count in zip(group.indices, least):
                 counts[index] = count
         return counts
 
@@ -197,4 +229,8 @@ class Pruner:
         if self.allocation.distribution == "global":
             raise ValueError("random initial masks need the distribution uniform or erk, not global")
         random = np.random.default_rng((self.seed, 0))
-        return [largest(random.random(shape, np.float32), count) for shape, count in zip(shapes, self._least_at(0))]
+        drawn = [random.random(shape, np.float32) for shape in shapes]
+        return [
+            largest(scores, count) if axis is None else self.patterned.pattern.largest(scores, axis)
+            for scores, count, axis in zip(drawn, self._least_at(0), self._axes())
+        ]

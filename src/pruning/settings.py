@@ -2,10 +2,24 @@
 
 from typing import Annotated, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from .allocation import SAFE
 from .methods import METHODS, fixed_settings, resolve_distribution
+from .pattern import Pattern
+
+
+def _is_pattern(text):
+    if not isinstance(text, str):  # YAML reads 2:4 as 2 minutes and 4 seconds
+        raise PydanticCustomError("pattern", 'Input should be N:M in quotes, such as "2:4"')
+    try:
+        return text and str(Pattern.parse(text))
+    except ValueError as error:
+        raise PydanticCustomError("pattern", f"Input should be {error}") from None
+
+
+PatternName = Annotated[str, BeforeValidator(_is_pattern)]
 
 
 class PruningSettings(BaseModel):
@@ -21,6 +35,12 @@ class PruningSettings(BaseModel):
         description="share every layer keeps at least; 0: none; auto: a weight per output, "
         "for dataset folder, networks of mindcv and one's own; else 0",
     )
+    pattern: PatternName = Field(
+        "", description="N:M, N non-zeros in every M neighbours along the input channels; sets sparsity to 1 - N/M"
+    )
+    pattern_rest: Literal["dense", "unstructured"] = Field(
+        "dense", description="layers that cannot take the pattern, and the first"
+    )
     update_interval: int = Field(100, ge=1, description="dT: steps between mask updates")
     drop_fraction: float = Field(0.3, ge=0, le=1, description="alpha: share dropped and regrown at the first update")
     prune_window: float = Field(0.9, gt=0, le=1, description="share of the run in which density falls")
@@ -35,10 +55,23 @@ class PruningSettings(BaseModel):
 
 
 def apply_method(settings, given):
-    """Set what the method fixes. given: the keys that were set by hand; ValueError if they contradict the method."""
+    """Set what method and pattern fix. given: the keys that were set by hand; ValueError if they contradict these."""
     for key, value in fixed_settings(settings.method).items():
         if key in given and getattr(settings, key) != value:
             raise ValueError(f"{key}: method {settings.method} fixes it to {value:g}; leave it out")
+        setattr(settings, key, value)
+    if settings.method == "dense":
+        if settings.pattern and "pattern" in given:
+            raise ValueError("pattern: method dense prunes nothing; leave one of the two out")
+        settings.pattern, settings.pattern_rest = "", "dense"
+    if not settings.pattern:
+        return
+    density = Pattern.parse(settings.pattern).density
+    for key, value in {"sparsity": 1 - density, "distribution": "auto", "min_layer_density": 0.0}.items():
+        if key in given and getattr(settings, key) != value:
+            raise ValueError(
+                f"{key}: pattern {settings.pattern} gives each of its layers a density of {density:g}; leave one out"
+            )
         setattr(settings, key, value)
 
 
@@ -48,6 +81,8 @@ def complete(settings):
         settings.distribution = resolve_distribution(settings.method, settings.distribution)
     except ValueError as error:
         raise ValueError(f"distribution: {error}") from None
+    if settings.pattern_rest != "dense" and not settings.pattern:
+        raise ValueError("pattern_rest: only beside a pattern; leave it out")
     if settings.update_end < settings.prune_window:
         raise ValueError(
             f"update_end {settings.update_end:g} lies before the end of prune_window {settings.prune_window:g}; "

@@ -17,7 +17,7 @@ from ..models.zoo import parse_arguments
 from ..platform.errors import InputError, tell
 from ..platform.parallel import SINGLE, local_batch_size
 from ..pruning.allocation import SAFE, Allocation
-from ..pruning.layers import depthwise_densities
+from ..pruning.layers import depthwise_densities, pattern_of
 from ..pruning.methods import METHODS, build_schedule
 from ..pruning.pruner import Pruner, convolution_weights, prunable_weights, transposed_groups
 from ..pruning.schedule import PruningSchedule
@@ -144,14 +144,17 @@ def open_data(config, info, local_batch, workers):
 def build_pruner(config, network, schedule):
     """The pruner of all convolutions and dense layers, or None without a schedule.
 
-    Depthwise convolutions have densities of their own, but with the distribution that gives all layers the same.
+    Depthwise convolutions have densities of their own, but with a pattern, or the distribution that gives all layers
+    the same.
     """
     if schedule is None:
         return None
-    floor, alike = config.min_layer_density, config.distribution == "uniform"
+    weights = prunable_weights(network)
+    patterned = pattern_of(config, network, weights)
+    floor, alike = config.min_layer_density, config.distribution == "uniform" or patterned
     own = {} if alike else depthwise_densities(network, schedule.density, 0.0 if floor == SAFE else floor)
     allocation = Allocation(config.distribution, floor, own)
-    return Pruner(prunable_weights(network), schedule, allocation, METHODS[config.method]["growth"], config.seed)
+    return Pruner(weights, schedule, allocation, METHODS[config.method]["growth"], config.seed, patterned)
 
 
 def build_step(config, info, network, optimizer, pruner, scale, average, workers):

@@ -25,10 +25,12 @@ def _steps(parts):
     if schedule is None:
         return f"{text}; no pruning"
     updates = schedule.end_step // schedule.interval
-    return (
+    text = (
         f"{text}; {updates:,} mask updates, one every {schedule.interval:,} steps up to step {schedule.end_step:,}; "
         f"density {schedule.density:g} is met at update {schedule.updates:,} (step {schedule.last_pruning_step:,})"
     )
+    patterned = parts.pruner.patterned
+    return text if patterned is None else f"{text}\n{patterned.describe([w.name for w in parts.pruner.weights])}"
 
 
 def _curve(parts):
@@ -55,7 +57,9 @@ def _layers(parts):
         for row, count in zip(rows, parts.pruner.least_counts()):
             row.append(count)
         # The global threshold's share for a layer depends on the weights to come; what it leaves in all does not.
-        globally = parts.pruner.allocation.distribution == "global"
+        patterned = parts.pruner.patterned
+        thresholds = patterned is None or patterned.rest == "unstructured"
+        globally = parts.pruner.allocation.distribution == "global" and thresholds
         headers.append("kept at the end: layer at least, total exactly" if globally else "kept at the end")
         total.append(parts.pruner.target)
     rows.append(total)

@@ -93,6 +93,11 @@ class RunState:
         if step is not None and kept != self.pruner.budget_at(step):
             expected = self.pruner.budget_at(step)
             raise InputError(f"resume_ckpt: {path}: its masks keep {kept} weights, not {expected} as after step {step}")
+        reached = step is not None and self.pruner.schedule.reached_target(step)
+        broken = reached and self.pruner.broken_pattern(masks)
+        if broken:
+            pattern = self.pruner.patterned.pattern
+            raise InputError(f"resume_ckpt: {path}: the mask of {broken} has not the pattern {pattern}")
         return masks
 
     def _load_own(self, rows):

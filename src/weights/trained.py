@@ -14,6 +14,8 @@ from ..data.info import DataInfo
 from ..models import build_model
 from ..platform.errors import InputError
 from ..platform.schema import first_problem
+from ..pruning.allocation import total_budget
+from ..pruning.layers import pattern_of
 from ..pruning.pruner import prunable_weights
 from ..pruning.settings import PruningSettings
 from .checkpoint import count_nonzeros, load_weights, read_checkpoint
@@ -67,6 +69,16 @@ class Trained(NamedTuple):
         """Pruned weights as arrays by name."""
         parameters = self.network.parameters_dict()
         return {name: parameters[name].asnumpy() for name in self._pruned_names()}
+
+    def patterned(self):
+        """Which of the pruned layers have the N:M pattern of its run, or None without one."""
+        parameters = self.network.parameters_dict()
+        return pattern_of(self.config, self.network, [parameters[name] for name in self._pruned_names()])
+
+    def target(self):
+        """How many pruned weights its run was to leave."""
+        sizes, patterned = [weight.size for weight in self.weights().values()], self.patterned()
+        return patterned.target(sizes) if patterned else total_budget(sizes, 1 - self.config.sparsity)
 
     def dense_parameters(self):
         """All other parameters, which pruning never touches, as arrays by name."""
@@ -155,7 +167,12 @@ def load_trained(path, network=None):
         config.model = OWN
     # Older files do not say how many devices shared a batch.
     images = said.eval_batch_size or min(evaluation_batch(config), MOST_IMAGES)
-    return Trained(built, config, _data_info(said, config, path), said.nonzeros, images, said.pruned)
+    trained = Trained(built, config, _data_info(said, config, path), said.nonzeros, images, said.pruned)
+    try:
+        trained.patterned()
+    except ValueError as error:
+        raise InputError(f"{path}: configuration: {error}") from None
+    return trained
 
 
 def _build(path, said, tensors, reference):
@@ -201,3 +218,15 @@ def check_nonzeros(trained, path):
                 f"{path}: {name} has {count} non-zero weights, not the {recorded} counted at the end of training; "
                 "the file was changed since: export the run's own best.ckpt or last.ckpt"
             )
+
+
+def check_pattern(trained, path):
+    """Raise InputError if a network, read from `path`, has a group with more non-zeros than its N:M pattern allows."""
+    patterned, weights = trained.patterned(), trained.weights()
+    broken = patterned.broken(list(weights.values())) if patterned else {}
+    for index, groups in broken.items():
+        name, weight = list(weights.items())[index]
+        raise InputError(
+            f"{path}: {name} breaks the pattern {patterned.pattern} in {groups} of its "
+            f"{weight.size // patterned.pattern.of} groups: let the run reach its end, and take what it leaves then"
+        )
