@@ -49,7 +49,9 @@ def read_torch(path):
         except OSError:
             raise
         except Exception as error:  # damaged pickles and archives may raise anything
-            raise InputError(f"{path}: not a PyTorch checkpoint, or a damaged one ({error})") from None
+            raise InputError(
+                f"{path}: not a PyTorch checkpoint, or a damaged one ({str(error) or type(error).__name__})"
+            ) from None
     if not tensors:
         raise InputError(f"{path}: no state dict in the file; it must be one, or hold one under {', '.join(WRAPPERS)}")
     return tensors
