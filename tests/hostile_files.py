@@ -15,7 +15,6 @@ import zlib
 from functools import cache
 
 import numpy as np
-import onnx
 import yaml
 from hypothesis import strategies as st
 from mindspore.train.checkpoint_pb2 import Checkpoint
@@ -224,7 +223,7 @@ def packed_files(draw):
     place = draw(st.integers(0, len(sections) - 1))
     sections[place : place + 1] = draw(
         sometimes(
-            st.sampled_from([[], [sections[place]] * 2, [b""], [b"\0" * 5], [_zeros(3_000_000)], [_zeros(60_000_000)]])
+            st.sampled_from([[], [sections[place]] * 2, [b""], [b"\0" * 5], [_zeros(3_000_000)], [_zeros(20_000_000)]])
             | st.tuples(number, number).map(lambda frame: [_frame(*frame) + sections[place][8:]])
             | st.binary(max_size=20).map(lambda data: [_frame(len(data), len(data) + 1) + data]),
             st.just([sections[place]]),
@@ -436,7 +435,10 @@ _doublings = st.tuples(st.integers(1, 30), st.integers(1, 9), st.sampled_from(["
         for level in range(1, drawn[0])
     )
 )
-_lines = st.lists(st.tuples(_keys, _node).map(": ".join), max_size=5).map("\n".join)
+_usual = st.sampled_from(
+    ["lr: 0.5", "seed: 0x10", "sparsity: 9e-1", "nesterov: on", "ema_decay: &b 0.9", "data_path: *b"]
+)
+_lines = st.lists(sometimes(st.tuples(_keys, _node).map(": ".join), _usual, 2), max_size=5).map("\n".join)
 
 
 def yaml_files():
@@ -568,7 +570,7 @@ def _mindir(draw, content):
     else:
         model.user_info.clear()
         _put(lambda key, value: model.user_info.__setitem__(key, value), draw(metadata()))
-    for _ in range(draw(st.integers(0, 2))):
+    for _ in range(draw(sometimes(st.sampled_from([0, 2, 3]), st.just(1), 2))):
         draw(st.sampled_from(_MINDIR_CHANGES))(draw, model, graph)
     return model.SerializeToString()
 

@@ -113,6 +113,8 @@ def _check(model):
         kind, _, name = node.op_type.partition("::")
         if node.op_type != "Constant" and not (kind == "REF" and name in primitives):
             raise ValueError(f"node {node.name:.100} is none of its primitives")
+        if kind == "REF" and not node.input:
+            raise ValueError(f"node {node.name:.100} computes from nothing")
         if not known.issuperset(node.input):
             raise ValueError(f"node {node.name:.100} reads what is not there by then")
         _check_attributes((*node.attribute, *node.node_attr, *node.primal_attr))
