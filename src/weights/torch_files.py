@@ -15,6 +15,7 @@ import numpy as np
 
 from ..platform.errors import InputError
 from ..platform.files import GIB, MIB, reading
+from .bfloat16 import widen
 from .pickles import Call, Name, Reference, read_pickle
 
 MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the older layout
@@ -137,7 +138,7 @@ def _arrays(tensors, values, size):
         kind, key = _storage(reference)
         array = _array(values[key], *view)
         if kind == "BFloat16Storage":
-            array = (array.astype(np.uint32) << 16).view(np.float32)
+            array = widen(array)
         arrays[name] = array
         left -= array.nbytes
         if left < 0:
