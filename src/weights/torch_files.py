@@ -147,7 +147,7 @@ def _arrays(tensors, values, size):
 
 
 def _array(values, offset, size, stride):
-    """A contiguous copy of a view; a view that leaves its storage is refused."""
+    """A view as a contiguous array, which is not to be written to; a view that leaves its storage is refused."""
     offset, size, stride = operator.index(offset), tuple(map(operator.index, size)), tuple(map(operator.index, stride))
     if len(size) > _MOST_DIMENSIONS:
         raise ValueError(f"a tensor has more than {_MOST_DIMENSIONS} dimensions")
@@ -159,4 +159,5 @@ def _array(values, offset, size, stride):
     if 0 in size:
         return np.zeros(size, values.dtype)
     steps = tuple(step * values.itemsize for step in stride)
-    return np.lib.stride_tricks.as_strided(values[offset:], size, steps).copy()
+    array = np.lib.stride_tricks.as_strided(values[offset:], size, steps, writeable=False)
+    return array if array.flags.c_contiguous else array.copy()  # a copy of all takes half as long as reading
