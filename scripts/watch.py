@@ -15,10 +15,11 @@ from pathlib import Path
 def main():
     """Watch until msrun ends, or end it."""
     msrun, ends, scheduler_log, patience = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])
+    before = read(scheduler_log)  # of a job before, if the first host, which shares the folder, has not removed it yet
     seen, since = set(), None
     while alive(msrun):
         seen |= workers_of(msrun)
-        if since is None and in_trouble(seen, ends, scheduler_log):
+        if since is None and in_trouble(seen, ends, scheduler_log, before):
             since = time.monotonic()
         if since is not None and time.monotonic() - since > patience:
             os.killpg(msrun, signal.SIGKILL)
@@ -26,11 +27,15 @@ def main():
         time.sleep(0.5)
 
 
-def in_trouble(seen, ends, scheduler_log):
-    """Whether the job cannot come to a good end any more; seen: all processes of workers that there have been."""
+def in_trouble(seen, ends, scheduler_log, before):
+    """Whether the job cannot come to a good end any more; seen: all processes of workers that there have been.
+
+    before: what the scheduler's log held when the job began, which says nothing of it.
+    """
     gone = sum(not alive(process) for process in seen)  # asked first: a worker writes its line before it goes
     codes = [line.split()[1] for line in read(ends).splitlines()]
-    return gone > len(codes) or any(code != "0" for code in codes) or " is timed out" in read(scheduler_log)
+    log = read(scheduler_log)
+    return gone > len(codes) or any(code != "0" for code in codes) or (log != before and " is timed out" in log)
 
 
 def workers_of(msrun):

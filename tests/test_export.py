@@ -20,7 +20,7 @@ from src.export.edge import adapt_command, adapted, atc_command, converter_comma
 from src.export.fold import fold_batch_norms
 from src.export.mindir import get_metadata, put_metadata, read_metadata
 from src.export.multiply_adds import count_multiply_adds
-from src.export.onnx import open_onnx
+from src.export.onnx_file import open_onnx
 from src.export.packed import size_bound
 from src.models import build_model
 from src.platform.errors import InputError

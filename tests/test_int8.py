@@ -15,7 +15,7 @@ from src.export import formats, int8
 from src.export.deployed import describe_interface
 from src.export.inference import Classifier
 from src.export.int8 import count_kept_zeros
-from src.export.onnx import open_onnx
+from src.export.onnx_file import open_onnx
 from src.platform.errors import InputError
 from src.run.trainer import Trainer
 from src.weights.trained import load_trained

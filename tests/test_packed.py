@@ -172,6 +172,29 @@ def test_gaps(positions, size, encoded):
             decode_gaps(bytes(encoded), len(positions) + 1, size + 1)
 
 
+@pytest.mark.parametrize("piece", [1, 2, 7, 1 << 20])
+def test_gaps_are_decoded_in_pieces(piece, monkeypatch):
+    monkeypatch.setattr(packed, "_PIECE", piece)
+    random = np.random.default_rng(0)
+    for density in (0.002, 0.1, 1):
+        positions = np.flatnonzero(random.random(3000) < density)
+        assert np.array_equal(decode_gaps(encode_gaps(positions), positions.size, 3000), positions)
+        with pytest.raises(ValueError, match="larger"):
+            decode_gaps(encode_gaps(positions), positions.size, int(positions[-1]))
+
+
+@pytest.mark.parametrize("values", ["fp32", "int8"])
+def test_unpacking_takes_a_small_multiple_of_the_weights(tmp_path, values):
+    path = tmp_path / "x.packed"
+    path.write_bytes(pack({"w": np.ones((1024, 2048), np.float32)}, {}, values))  # in which each weight is a gap
+    tracemalloc.start()
+    try:
+        assert unpack(path)[0]["w"].all()
+        assert tracemalloc.get_traced_memory()[1] < 8 * 4 * 1024 * 2048
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_thousand_damaged_files_are_refused(file):
     content = file.read_bytes()
     random = np.random.default_rng(0)

@@ -233,10 +233,15 @@ def test_tensors_that_are_not_what_they_say(entries, message, tmp_path):
 
 
 def test_upper_halves_of_floats_are_widened(tmp_path):
-    (tmp_path / "x.ckpt").write_bytes(checkpoint_of(("a", [2], "BFloat16", struct.pack("<HH", 0x3F80, 0xC000))))
+    """Of single numbers too, on which numpy had raised."""
+    halves = struct.pack("<HH", 0x3F80, 0xC000)
+    (tmp_path / "x.ckpt").write_bytes(checkpoint_of(("a", [2], "BFloat16", halves), ("b", [], "BFloat16", halves[2:])))
+    pickled = tensor_pickle("a", size=")", stride=")", offset="K\x01")
+    torch_zip(tmp_path / "x.pth", pickled.replace(b"FloatStorage", b"BFloat16Storage"), {"0": halves})
     tensors, _ = read_any_checkpoint(tmp_path / "x.ckpt")
-    assert tensors["a"].dtype == np.float32
-    assert tensors["a"].tolist() == [1, -2]
+    assert (tensors["a"].dtype, tensors["b"].dtype) == (np.float32, np.float32)
+    assert (tensors["a"].tolist(), tensors["b"].tolist()) == ([1, -2], -2)
+    assert read_weights(tmp_path / "x.pth")["a"].tolist() == -2
 
 
 def test_a_description_of_megabytes_is_refused(tmp_path):

@@ -11,7 +11,7 @@ from mindspore import Tensor
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmark.random_checkpoint import settle_batch_norms
-from src.export.onnx import open_onnx
+from src.export.onnx_file import open_onnx
 from src.export.sparse_file import to_bytes
 from src.export.sparse_onnx import read_onnx
 from src.export.sparse_runtime import LIBRARY, SparseModel

@@ -17,11 +17,15 @@ echo $one $two; wait $one; wait $two; exec sleep 300
 """
 
 
+TIMED_OUT = "The node: 1 is timed out. It may exit with exception\n"
+
+
 class Job:
     """A stand-in of msrun in a group of its own, and the watch over it."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, before=""):
         self.ends, self.log = folder / "ends_0", folder / "scheduler.log"
+        self.log.write_text(before)
         self.msrun = subprocess.Popen(["bash", "-c", MSRUN], stdout=subprocess.PIPE, text=True, start_new_session=True)
         self.workers = list(map(int, self.msrun.stdout.readline().split()))
         arguments = [str(self.msrun.pid), self.ends, self.log, "0.5"]
@@ -40,8 +44,8 @@ class Job:
 
 
 @pytest.fixture
-def job(tmp_path):
-    job = Job(tmp_path)
+def job(tmp_path, request):
+    job = Job(tmp_path, getattr(request, "param", ""))
     yield job
     if job.msrun.poll() is None:
         os.killpg(job.msrun.pid, signal.SIGKILL)
@@ -68,7 +72,17 @@ def test_a_job_of_which_a_worker_has_vanished_is_ended_even_if_others_are_stoppe
 
 
 def test_a_job_of_which_a_worker_does_not_answer_is_ended(job):
-    job.log.write_text("The node: 1 is timed out. It may exit with exception\n")
+    job.log.write_text(TIMED_OUT)
+    assert job.killed()
+
+
+@pytest.mark.parametrize("job", [TIMED_OUT], indirect=True)
+def test_what_the_job_before_has_left_says_nothing_of_this_one(job):
+    """On a folder that hosts share, the log is there until the first host removes it."""
+    assert not job.killed(1.2)
+    job.log.write_text("The node: 0 is registered\n")
+    assert not job.killed(1)
+    job.log.write_text("The node: 0 is registered\nThe node: 0 is timed out.\n")
     assert job.killed()
 
 

@@ -83,7 +83,9 @@ class Training(BaseModel):
     ema_decay: float = Field(0.0, ge=0, lt=1, description="moving average of the weights, the one deployed; 0: none")
     amp_level: Literal["O0", "O2", "O3", "auto"] = Field("O0", description="mixed precision, levels of mindspore.amp")
     sync_batch_norm: bool = Field(True, description="BatchNorm over the images of all workers, not of each its own")
-    accumulation_steps: int = Field(1, ge=1, description="parts that a batch is computed in, one after the other")
+    accumulation_steps: int = Field(
+        1, ge=1, le=2**20, description="parts that a batch is computed in, one after the other"
+    )
 
 
 class Recipe(PruningSettings, Training):  # fields of the last base come first
@@ -97,13 +99,13 @@ class Config(Recipe):
     data_path: PathName = Field("", description="folder of the data set; the embedded digits need none")
     output_path: PathName = Field("output", min_length=1, description="folder for checkpoints, metrics and result")
     device_target: Literal["auto", "CPU", "GPU", "Ascend"] = Field("auto", description="device")
-    num_workers: int = Field(2, ge=1, description="threads of the data pipeline, at most one per core")
+    num_workers: int = Field(2, ge=1, le=2**20, description="threads of the data pipeline, at most one per core")
     eval_batch_size: int = Field(
         0, ge=0, le=2**20, description="images that a device evaluates at a time; 0: as many as it trains at a time"
     )
     resume_ckpt: PathName = Field("", description="resume.ckpt to continue from, or auto for the one in output_path")
     force: bool = Field(False, description="resume with another recipe, where the difference is harmless")
-    save_steps: int = Field(0, ge=0, description="write resume.ckpt every that many steps too; 0: not")
+    save_steps: int = Field(0, ge=0, le=10**9, description="write resume.ckpt every that many steps too; 0: not")
     save_minutes: float = Field(10, ge=0, description="write resume.ckpt every that many minutes too; 0: not")
     tensorboard: bool = Field(
         False, description="write what metrics.jsonl has for TensorBoard, too, to the folder tensorboard in output_path"

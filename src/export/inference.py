@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import numpy as np
-from google.protobuf.message import DecodeError
 from mindspore import Tensor
 
 from ..data.images import central_part, read_part
 from ..platform.errors import InputError
 from ..platform.files import GIB, reading
+from . import mindir
 from .deployed import Interface
-from .mindir import load_graph, read_metadata
 
 
 class Classifier:
@@ -25,13 +24,14 @@ class Classifier:
         if opener is None:
             raise InputError(f"model: {path} ends in none of .mindir, .onnx and .sparse; export one with export.py")
         with reading(path, f"model: cannot read {path}", 2 * GIB):
-            metadata, self.run = opener(path)
+            metadata, load = opener(path)
         try:
             self.interface = Interface.from_metadata(metadata)
         except (KeyError, ValueError):
             raise InputError(
                 f"model: {path} does not say what it takes; export it with this project's export.py"
             ) from None
+        self.run = load()  # last: it is a library in C++ that reads the rest
 
     def __call__(self, images):
         """Probabilities (n, classes) of images (n, channels, height, width) as `read_image` returns them."""
@@ -98,35 +98,55 @@ def _statistics(interface):
     return (np.float32(values).reshape(-1, 1, 1) for values in (interface.mean, interface.std))
 
 
+# For each format: what a file says of itself, and a function that loads the rest and returns a call.
+
+
 def _open_mindir(path):
-    try:
-        metadata = read_metadata(path)
-        cell = load_graph(path)
-    except (DecodeError, OSError, RuntimeError, ValueError):
-        raise InputError(f"model: {path} is not a MINDIR file, or a damaged one") from None
-    return metadata, lambda images: cell(Tensor(images)).asnumpy()
+    where = f"model: {path}"
+    metadata = mindir.get_metadata(mindir.read_model(path, where).user_info)
+
+    def load():
+        try:
+            cell = mindir.load_graph(path)
+        except (RuntimeError, ValueError):
+            raise InputError(f"{where} is not a MINDIR file, or a damaged one") from None
+
+        def run(images):
+            try:
+                return cell(Tensor(images)).asnumpy()
+            except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+                raise InputError(f"{where} cannot be run: {_first_line(error)}") from None
+
+        return run
+
+    return metadata, load
 
 
 def _open_onnx(path):
     try:
-        from .onnx import open_onnx
+        from . import onnx_file
     except ImportError as error:
         raise InputError(f"model: ONNX needs {error.name}; run: pip install onnx onnxruntime") from None
-    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+    where = f"model: {path}"
+    model = onnx_file.read_model(path, where)
 
-    try:
-        session = open_onnx(path)
-    except (
-        errors.Fail,
-        errors.InvalidArgument,
-        errors.InvalidGraph,
-        errors.InvalidProtobuf,
-        errors.NotImplemented,
-        errors.RuntimeException,
-    ):
-        raise InputError(f"model: {path} is not an ONNX file, or a damaged one") from None
-    name = session.get_inputs()[0].name
-    return session.get_modelmeta().custom_metadata_map, lambda images: session.run(None, {name: images})[0]
+    def load():
+        session = onnx_file.open_model(model, where)
+        name = session.get_inputs()[0].name
+
+        def run(images):
+            try:
+                return session.run(None, {name: images})[0]
+            except onnx_file.FAILURES as error:
+                raise InputError(f"{where} cannot be run: {_first_line(error)}") from None
+
+        return run
+
+    return {entry.key: entry.value for entry in model.metadata_props}, load
+
+
+def _first_line(error):
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _open_sparse(path):
@@ -134,4 +154,4 @@ def _open_sparse(path):
     from .sparse_runtime import SparseModel
 
     model = SparseModel(path)  # which checks the file
-    return interface_metadata(from_bytes(path.read_bytes()).interface), model
+    return interface_metadata(from_bytes(path.read_bytes()).interface), lambda: model

@@ -1,17 +1,34 @@
 """MINDIR and AIR: MindSpore's own formats."""
 
+import math
+import re
 import shutil
 import tempfile
 from pathlib import Path
 
 import mindspore as ms
 import numpy as np
+from google.protobuf.message import DecodeError
 from mindspore import Tensor, nn
-from mindspore.train.mind_ir_pb2 import ModelProto
+from mindspore.train.mind_ir_pb2 import ModelProto, TensorProto
 
 from ..platform.errors import InputError
+from ..platform.files import GIB, read_regular
 from .files import is_utf8, new_file
 from .report import Exported, check_dense, check_outputs, count_zeros
+
+_LARGEST_FILE = 2 * GIB  # protobuf's limit
+_MOST_LEVELS = 20  # of attributes in attributes
+_BYTES = {  # of a number, by its type
+    **dict.fromkeys((TensorProto.UINT8, TensorProto.INT8, TensorProto.BOOL), 1),
+    **dict.fromkeys((TensorProto.UINT16, TensorProto.INT16, TensorProto.FLOAT16, TensorProto.BFLOAT16), 2),
+    **dict.fromkeys((TensorProto.FLOAT, TensorProto.INT32, TensorProto.UINT32), 4),
+    **dict.fromkeys((TensorProto.DOUBLE, TensorProto.FLOAT64, TensorProto.INT64, TensorProto.UINT64), 8),
+}
+# Primitives that run code of the file or beside it, write or read files, or talk to other processes.
+_REFUSED = re.compile(
+    "Py|Custom|HostCom|Rpc|All(Gather|Reduce)|.*(Dump|Summary|Print|Dataset|Queue|File|Send|Recv|Receive)"
+)
 
 
 def export_mindir(deployment, path):
@@ -52,9 +69,87 @@ def load_graph(path):
     return nn.GraphCell(ms.load(str(path)))
 
 
+def read_model(path, where):
+    """The ModelProto of a MINDIR file of unknown origin, as far as can be seen fit for `load_graph`.
+
+    It is one graph of computations with its weights inside, each node after those that it reads from: MindSpore itself
+    does not check that. Raises InputError that begins with `where`.
+    """
+    model = ModelProto()
+    try:
+        model.ParseFromString(read_regular(path, f"{where}: cannot be read", _LARGEST_FILE))
+        _check(model)
+    except (DecodeError, ValueError) as error:
+        reason = "" if isinstance(error, (DecodeError, UnicodeError)) else f": {error}"
+        raise InputError(f"{where} is not a MINDIR file, or a damaged one{reason}") from None
+    return model
+
+
 def read_metadata(path):
     """The metadata of a MINDIR file, text by key."""
-    return get_metadata(_model(path).user_info)
+    return get_metadata(read_model(path, str(path)).user_info)
+
+
+def _check(model):
+    """Raise ValueError unless a ModelProto is one graph of known computations, each of what is there by then."""
+    graph, primitives = model.graph, {primitive.name: primitive.op_type for primitive in model.primitives}
+    if not graph.node:
+        raise ValueError("it has no graph")
+    if model.functions or graph.map_parameter:
+        raise ValueError("it has graphs inside its graph")
+    if len(primitives) < len(model.primitives):
+        raise ValueError("two of its primitives have one name")
+    refused = next(filter(_REFUSED.match, primitives.values()), None)
+    if refused:
+        raise ValueError(f"its primitive {refused} does more than compute")
+    known = set()
+    for value in (*graph.input, *graph.parameter):
+        _add(known, value.name)
+    for parameter in graph.parameter:
+        _check_tensor(parameter)
+        if len(parameter.raw_data) == 0 and math.prod(parameter.dims):
+            raise ValueError(f"parameter {parameter.name:.100} has no values")
+    for node in graph.node:
+        kind, _, name = node.op_type.partition("::")
+        if node.op_type != "Constant" and not (kind == "REF" and name in primitives):
+            raise ValueError(f"node {node.name:.100} is none of its primitives")
+        if kind == "REF" and not node.input:
+            raise ValueError(f"node {node.name:.100} computes from nothing")
+        if not known.issuperset(node.input):
+            raise ValueError(f"node {node.name:.100} reads what is not there by then")
+        _check_attributes((*node.attribute, *node.node_attr, *node.primal_attr))
+        for output in node.output:
+            _add(known, output)
+    for primitive in model.primitives:
+        _check_attributes(primitive.attribute)
+    if not graph.output or not known.issuperset(output.name for output in graph.output):
+        raise ValueError("its output is not there")
+
+
+def _add(known, name):
+    if name in known or not name:
+        raise ValueError(f"two of its values have the name {name!r:.100}")
+    known.add(name)
+
+
+def _check_attributes(attributes, levels=_MOST_LEVELS):
+    """Raise ValueError for an attribute that is a graph, a call, or a tensor that is not as large as it says."""
+    if not levels:
+        raise ValueError("its attributes are nested too deeply")
+    for attribute in attributes:
+        if attribute.HasField("g") or attribute.graphs or attribute.HasField("functor"):
+            raise ValueError("it has graphs inside its graph")
+        for tensor in (*([attribute.t] if attribute.HasField("t") else ()), *attribute.tensors):
+            _check_tensor(tensor)
+        _check_attributes(attribute.values, levels - 1)
+
+
+def _check_tensor(tensor):
+    """Raise ValueError for a tensor whose values, if it has any, are elsewhere or of another size."""
+    if tensor.HasField("external_data") or tensor.compression_type:
+        raise ValueError("it has values in other files, or compressed ones")
+    if tensor.raw_data and len(tensor.raw_data) != math.prod(tensor.dims) * _BYTES.get(tensor.data_type, math.nan):
+        raise ValueError(f"tensor {tensor.name:.100} does not match its declared type and shape")
 
 
 def put_metadata(field, metadata):
@@ -94,16 +189,10 @@ def export_air(deployment, path):
     return Exported(path, size, None, None, None)
 
 
-def _model(path):
-    model = ModelProto()
-    model.ParseFromString(path.read_bytes())
-    return model
-
-
 def _stored(path):
     """Float32 arrays of a MINDIR file, by the parameter's name (the file puts the graph's name before it)."""
     arrays = {}
-    for parameter in _model(path).graph.parameter:
+    for parameter in read_model(path, str(path)).graph.parameter:
         if len(parameter.raw_data) == 4 * np.prod(parameter.dims):
             array = np.frombuffer(parameter.raw_data, np.float32).reshape(tuple(parameter.dims))
             arrays[parameter.name.rpartition(":")[2]] = array

@@ -2,11 +2,11 @@
 
 import mindspore as ms
 import onnx
-import onnxruntime
 from mindspore import nn, ops
 
-from .files import is_utf8, new_file
+from .files import new_file
 from .fold import replace_cell
+from .onnx_file import open_onnx
 from .report import ROUNDING_TOLERANCE, Exported, check_dense, check_outputs, count_zeros
 
 
@@ -37,15 +37,6 @@ def export_onnx(deployment, path):
         check_dense(path, stored, deployment.dense)
         size = written.stat().st_size
     return Exported(path, size, deviation, zeros, count)
-
-
-def open_onnx(path, threads=0):
-    """An onnxruntime session on the CPU; 0 threads: as many as there are cores."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # its warnings about the exporter's shape hints say nothing about the result
-    model = str(path) if is_utf8(path) else path.read_bytes()
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 class _HardSigmoid(nn.Cell):

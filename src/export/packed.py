@@ -24,6 +24,7 @@ _FRAME = struct.Struct("<II")  # length of a section after and before decoding; 
 # Plain order-0 coding of bytes: no literal context, no position bits, a window that any device can hold.
 _LZMA = [{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 16, "lc": 0, "lp": 0, "pb": 0, "nice_len": 273}]
 _LARGEST_HEADER = 1 << 24
+_PIECE = 1 << 20  # bytes of gaps decoded at a time
 _LARGEST_CHECKPOINT = 1 << 31  # a checkpoint is one protobuf message, which cannot be larger
 _LARGEST_EXPANSION = 1000  # times, three times what a network of which 0.1 % is left gains ...
 _ALWAYS_ALLOWED = 64 * MIB  # ... and as much for small ones, even if they are all zeros
@@ -92,14 +93,25 @@ def encode_gaps(positions):
 
 
 def decode_gaps(gaps, count, size):
-    """The inverse: `count` increasing positions below `size`. Raises ValueError if the bytes do not say so."""
+    """The inverse: `count` increasing positions below `size`. Raises ValueError if the bytes do not say so.
+
+    It works in pieces, so that it takes little memory beside the positions.
+    """
     steps = np.frombuffer(gaps, np.uint8)
-    last = steps != 255
-    if np.count_nonzero(last) != count or (steps.size and not last[-1]):
+    if np.count_nonzero(steps != 255) != count or (steps.size and steps[-1] == 255):
         raise ValueError("the masks do not hold the declared number of weights")
-    positions = np.cumsum(steps + last.astype(np.int64))[last] - 1
-    if count and positions[-1] >= size:
-        raise ValueError("a mask is larger than its weights")
+    positions = np.empty(count, np.int64)
+    done, place = 0, -1
+    for start in range(0, steps.size, _PIECE):
+        piece = steps[start : start + _PIECE]
+        last = piece != 255
+        places = np.cumsum(piece + last, dtype=np.int64) + place
+        place = int(places[-1])
+        if place >= size:
+            raise ValueError("a mask is larger than its weights")
+        found = places[last]
+        positions[done : done + found.size] = found
+        done += found.size
     return positions
 
 
@@ -164,7 +176,9 @@ def _decode(body, limit):
     if header["values"] == "int8":
         integers = np.frombuffer(sections.read(count), np.int8)
         scales = sections.read_planes(4, sum(len(weight) for weight in weights)).view(np.float32)
-        bits[positions] = (integers * np.repeat(scales, _row_sizes(weights))[positions]).view(np.uint32)
+        numbers = np.repeat(scales, _row_sizes(weights))[positions]
+        numbers *= integers
+        bits[positions] = numbers.view(np.uint32)
     else:
         bits[positions] = _widen(sections.read_planes(VALUES[header["values"]].itemsize, count))
     _scatter(bits, weights)

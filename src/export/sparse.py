@@ -7,7 +7,8 @@ import mindspore as ms
 import numpy as np
 
 from .files import new_file
-from .onnx import open_onnx, replace_unknown
+from .onnx import replace_unknown
+from .onnx_file import open_onnx
 from .report import ROUNDING_TOLERANCE, Exported, check_outputs
 from .sparse_file import to_bytes
 from .sparse_onnx import read_onnx

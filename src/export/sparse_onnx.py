@@ -9,16 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
-from google.protobuf.message import DecodeError
 
 from ..platform.errors import InputError
+from .onnx_file import open_model, read_model
 from .sparse_file import Axis, Graph, Operation, output_shape
 
-_REFUSED = tuple(
-    getattr(onnxruntime.capi.onnxruntime_pybind11_state, name)
-    for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
-)
 _PLAIN = ("Identity", "Dropout", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
@@ -36,26 +31,18 @@ def read_onnx(path):
 
 def _optimised(path):
     """The model for one image, as onnxruntime writes it after its basic optimisation."""
-    try:
-        model = onnx.load(str(path))
-        weights = {tensor.name for tensor in model.graph.initializer}
-        for value in model.graph.input:
-            dimensions = value.type.tensor_type.shape.dim
-            if value.name not in weights and dimensions and dimensions[0].dim_value < 1:
-                dimensions[0].dim_value = 1
-        del model.graph.value_info[:]
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        with tempfile.TemporaryDirectory() as folder:
-            optimised = str(Path(folder) / "optimised.onnx")
-            options.optimized_model_filepath = optimised
-            onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-            return onnx.load(optimised)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (DecodeError, ValueError, *_REFUSED):
-        raise InputError(f"{path}: not an ONNX file, or a damaged one") from None
+    where = str(path)
+    model = read_model(path, where)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    for value in model.graph.input:
+        dimensions = value.type.tensor_type.shape.dim
+        if value.name not in weights and dimensions and dimensions[0].dim_value < 1:
+            dimensions[0].dim_value = 1
+    del model.graph.value_info[:]
+    with tempfile.TemporaryDirectory() as folder:
+        optimised = Path(folder) / "optimised.onnx"
+        open_model(model, where, optimised_path=optimised)
+        return onnx.load(str(optimised))
 
 
 class _Converter:

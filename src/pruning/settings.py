@@ -41,7 +41,7 @@ class PruningSettings(BaseModel):
     pattern_rest: Literal["dense", "unstructured"] = Field(
         "dense", description="layers that cannot take the pattern, and the first"
     )
-    update_interval: int = Field(100, ge=1, description="dT: steps between mask updates")
+    update_interval: int = Field(100, ge=1, le=10**9, description="dT: steps between mask updates")
     drop_fraction: float = Field(0.3, ge=0, le=1, description="alpha: share dropped and regrown at the first update")
     prune_window: float = Field(0.9, gt=0, le=1, description="share of the run in which density falls")
     update_end: float = Field(0.901, gt=0, le=1, description="T_end: share of the run after which masks are frozen")
@@ -50,7 +50,7 @@ class PruningSettings(BaseModel):
     tail_energy: float = Field(0.1, gt=0, lt=1, description="eta: share of energy behind the rank-k approximation")
     rank_solver: Literal["auto", "gram", "svd"] = Field("auto", description="solver of the rank term")
     rank_interval: int = Field(
-        0, ge=0, description="the rank term also moves the weights every that many steps; 0: never"
+        0, ge=0, le=10**9, description="the rank term also moves the weights every that many steps; 0: never"
     )
 
 

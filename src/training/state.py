@@ -120,3 +120,5 @@ def _check_like(parameter, array, name, path):
         raise InputError(
             f"resume_ckpt: {path}: {name} is {array.dtype} {array.shape}, not {expected.dtype} {expected.shape}"
         )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InputError(f"resume_ckpt: {path}: {name} has values that are not finite; use another copy")

@@ -18,6 +18,7 @@ from mindspore.train.checkpoint_pb2 import Checkpoint
 from ..platform.errors import InputError
 from ..platform.files import GIB, MIB, read_regular, replace_file
 from ..pruning.pruner import prunable_weights
+from .bfloat16 import widen
 
 _DESCRIPTION_FIELD = 1000  # protobuf field number; MindSpore's own message uses number 1
 _CHECKSUM_MARK = b"crc_num"  # MindSpore's trailer: this mark, then the CRC-32 of all bytes before it in ten bytes
@@ -152,7 +153,7 @@ def _array(path, entry):
         array = array.reshape(shape).copy()
     except (KeyError, OverflowError, ValueError):
         raise InputError(f"{path}: tensor {entry.tag} does not match its declared type and shape") from None
-    return (array.astype(np.uint32) << 16).view(np.float32) if tensor.tensor_type == "BFloat16" else array
+    return widen(array) if tensor.tensor_type == "BFloat16" else array
 
 
 def _content(tensors, description):

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..platform.errors import InputError
 from ..platform.files import GIB, MIB, reading
+from .bfloat16 import widen
 from .pickles import Call, Name, Reference, read_pickle
 
 MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the older layout
@@ -49,7 +50,9 @@ def read_torch(path):
         except OSError:
             raise
         except Exception as error:  # damaged pickles and archives may raise anything
-            raise InputError(f"{path}: not a PyTorch checkpoint, or a damaged one ({error})") from None
+            raise InputError(
+                f"{path}: not a PyTorch checkpoint, or a damaged one ({str(error) or type(error).__name__})"
+            ) from None
     if not tensors:
         raise InputError(f"{path}: no state dict in the file; it must be one, or hold one under {', '.join(WRAPPERS)}")
     return tensors
@@ -135,7 +138,7 @@ def _arrays(tensors, values, size):
         kind, key = _storage(reference)
         array = _array(values[key], *view)
         if kind == "BFloat16Storage":
-            array = (array.astype(np.uint32) << 16).view(np.float32)
+            array = widen(array)
         arrays[name] = array
         left -= array.nbytes
         if left < 0:
@@ -144,7 +147,7 @@ def _arrays(tensors, values, size):
 
 
 def _array(values, offset, size, stride):
-    """A contiguous copy of a view; a view that leaves its storage is refused."""
+    """A view as a contiguous array, which is not to be written to; a view that leaves its storage is refused."""
     offset, size, stride = operator.index(offset), tuple(map(operator.index, size)), tuple(map(operator.index, stride))
     if len(size) > _MOST_DIMENSIONS:
         raise ValueError(f"a tensor has more than {_MOST_DIMENSIONS} dimensions")
@@ -156,4 +159,5 @@ def _array(values, offset, size, stride):
     if 0 in size:
         return np.zeros(size, values.dtype)
     steps = tuple(step * values.itemsize for step in stride)
-    return np.lib.stride_tricks.as_strided(values[offset:], size, steps).copy()
+    array = np.lib.stride_tricks.as_strided(values[offset:], size, steps, writeable=False)
+    return array if array.flags.c_contiguous else array.copy()  # a copy of all takes half as long as reading
