@@ -55,6 +55,14 @@ INLINE const char *address(const char *at) {
 }
 INLINE vec masked(vec value, const uint32_t *mask) { return (vec)((ivec)value & *(const iloose *)mask); }
 
+INLINE float sum_of(vec value) {
+    float part[LANES];
+    store(part, value);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) part[i] += part[i + half];
+    return part[0];
+}
+
 /* e^x to 2 units in the last place: a power of two times a polynomial on [-ln 2 / 2, ln 2 / 2] (Cody and Waite). */
 INLINE vec exponential(vec x) {
     x = larger(smaller(x, splat(88.0f)), splat(-87.0f));
@@ -249,8 +257,7 @@ static void flat_dense(const struct task *task) {
             for (int part = 0; part < 4; part++)
                 sums[part] += load(weights + i + part * LANES) * load(in + i + part * LANES);
         vec all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-        float sum = node->bias[channel];
-        for (int lane = 0; lane < LANES; lane++) sum += all[lane];
+        float sum = node->bias[channel] + sum_of(all);
         for (; i < length; i++) sum += weights[i] * in[i];
         if (node->residual) sum += node->residual->data[channel];
         if (node->activation) sum = activate_one(sum, node);
@@ -283,19 +290,31 @@ static struct span find_span(int count, int length, int start, int step) {
     return span;
 }
 
-/* Fill a row: what lies outside is zero. `room`: up to a vector more may be written behind it. */
-INLINE void take(float *out, const float *in, struct span span, bool room) {
-    int i = span.first;
-    if (span.step == 1) {
-        for (; i + LANES <= span.last || (room && i < span.last); i += LANES) store(out + i, load(in + span.start + i));
-    } else if (span.step == 2) {
-        /* The last vector may read as far as two vectors behind the row: the maps have room for that. */
-        for (; i + LANES <= span.last || (room && i < span.last); i += LANES)
-            store(out + i, every_second(in + span.start + 2 * i));
-    }
+/* Fill a row: what lies outside is zero. */
+static void take(float *out, const float *in, struct span span) {
+    int i = 0;
+    for (; i < span.first; i++) out[i] = 0;
     for (; i < span.last; i++) out[i] = in[span.start + i * span.step];
-    for (i = 0; i < span.first; i++) out[i] = 0;
-    for (i = span.last; i < span.count; i++) out[i] = 0;
+    for (; i < span.count; i++) out[i] = 0;
+}
+
+/* The same for many rows with whole vectors, which write up to LANES - 1 floats behind each; at most EDGE zeros at either
+ * side. With a step of 2 they read as far as two vectors behind: the maps have room for that. */
+enum { EDGE = 4 };
+static __attribute__((noinline)) void take_rows(float *out, size_t out_pitch, const float *in, size_t in_pitch, int rows,
+                                                struct span span) {
+    bool half = LANES == 16 && span.last - span.first <= LANES / 2; /* stores that cross a cache line cost more */
+    for (in += span.start; rows > 0; rows--, out += out_pitch, in += in_pitch) {
+        int i = span.first;
+        if (i > 0) memset(out, 0, EDGE * sizeof *out);
+        if (span.step == 1)
+            for (; i < span.last; i += LANES) store(out + i, load(in + i));
+        else if (half)
+            memcpy(out + i, (vec[]){every_second(in + 2 * i)}, sizeof(vec) / 2);
+        else
+            for (; i < span.last; i += LANES) store(out + i, every_second(in + 2 * i));
+        if (span.last < span.count) memset(out + span.last, 0, EDGE * sizeof *out);
+    }
 }
 
 /* The phases of a map: plane (phase, channel) holds every stride-th row and column of a channel from the phase on, padding
@@ -305,17 +324,28 @@ static void split(const struct task *task) {
     const struct map *in = node->in[0], *out = node->out;
     const struct window *window = &node->window;
     struct span empty = {0, 1, 0, 0, node->columns};
-    for (int plane = task->channel; plane < task->last_channel; plane++) {
+    /* Rows that whole vectors may be written to: what goes too far is written again, or lies behind the plane. */
+    int roomy = task->end == node->rows ? task->end : task->end - (LANES + out->pitch - 1) / out->pitch;
+    for (int index = task->channel; index < task->last_channel; index++) { /* a channel's phases one after the other */
+        int channel = index / node->phases, plane = index % node->phases * in->shape.c + channel;
         if (!out->used[plane]) continue;
-        const int *phase = node->phase[plane / in->shape.c];
-        const float *from = in->data + plane % in->shape.c * in->stride;
-        float *to = out->data + plane * out->stride + (size_t)task->begin * out->pitch;
+        const int *phase = node->phase[index % node->phases];
+        const float *from = in->data + channel * in->stride;
+        float *to = out->data + plane * out->stride;
         struct span span = find_span(node->columns, in->shape.w, phase[1] - window->before[1], window->stride[1]);
-        int row = task->begin * window->stride[0] + phase[0] - window->before[0];
-        for (int y = task->begin; y < task->end; y++, row += window->stride[0], to += out->pitch) {
-            bool inside = row >= 0 && row < in->shape.h;
-            bool room = (task->end - 1 - y) * out->pitch >= LANES; /* what is written too far is written again */
-            take(to, inside ? from + (size_t)row * in->pitch : from, inside ? span : empty, room);
+        struct span rows = find_span(node->rows, in->shape.h, phase[0] - window->before[0], window->stride[0]);
+        int y = task->begin;
+        bool quick = span.step <= 2 && span.first <= EDGE && span.count - span.last <= EDGE;
+        for (; y < task->end; y++) {
+            const float *line = from + (rows.start + (size_t)y * rows.step) * in->pitch;
+            bool inside = y >= rows.first && y < rows.last;
+            int most = inside && quick ? (roomy < rows.last ? roomy : rows.last) - y : 0;
+            if (most > 0) {
+                take_rows(to + (size_t)y * out->pitch, out->pitch, line, rows.step * in->pitch, most, span);
+                y += most - 1;
+            } else {
+                take(to + (size_t)y * out->pitch, inside ? line : from, inside ? span : empty);
+            }
         }
     }
 }
@@ -332,7 +362,7 @@ static void gather(const struct task *task) {
             bool inside = row >= 0 && row < in->shape.h;
             const float *from = in->data + channel * in->stride + (inside ? (size_t)row * in->pitch : 0);
             struct span span = find_span(width, inside ? in->shape.w : 0, -window->before[1], window->dilation[1]);
-            take(node->out->data + ((size_t)channel * height + y) * width, from, span, false);
+            take(node->out->data + ((size_t)channel * height + y) * width, from, span);
         }
 }
 
@@ -371,7 +401,7 @@ static void pool(const struct task *task, float *scratch) {
                 store(along + x, value);
             }
             float *to = out->data + channel * out->stride + (size_t)y * out->pitch;
-            take(to, along, find_span(out->shape.w, count, 0, window->stride[1]), false);
+            take(to, along, find_span(out->shape.w, count, 0, window->stride[1]));
             for (int x = 0; node->average && x < out->shape.w; x++) {
                 int begin = x * window->stride[1] - left, end = begin + window->kernel[1];
                 begin = begin < 0 ? 0 : begin;
@@ -399,19 +429,23 @@ static void pool_flat(const struct task *task) {
         const float *from = in->data + channel * in->stride;
         float value = node->average || zero ? 0 : -FLT_MAX;
         vec values = splat(value);
-        for (int y = 0; y < rows; y++, from += in->pitch) {
-            int x = 0;
-            if (node->average) {
-                for (; x + LANES <= width; x += LANES) values += load(from + x);
-                for (; x < width; x++) value += from[x];
-            } else {
-                for (; x + LANES <= width; x += LANES) values = larger(values, load(from + x));
-                for (; x < width; x++) value = from[x] > value ? from[x] : value;
+        if (node->average && rows == in->shape.h && width == in->shape.w) { /* one long row, its borders zero */
+            for (int pixel = 0; pixel < in->pixels; pixel += LANES) values += load(from + pixel);
+            value = sum_of(values);
+        } else {
+            for (int y = 0; y < rows; y++, from += in->pitch) {
+                int x = 0;
+                if (node->average) {
+                    for (; x + LANES <= width; x += LANES) values += load(from + x);
+                    for (; x < width; x++) value += from[x];
+                } else {
+                    for (; x + LANES <= width; x += LANES) values = larger(values, load(from + x));
+                    for (; x < width; x++) value = from[x] > value ? from[x] : value;
+                }
             }
-        }
-        if (width >= LANES)
-            for (int lane = 0; lane < LANES; lane++)
+            for (int lane = 0; width >= LANES && lane < LANES; lane++)
                 value = node->average ? value + values[lane] : values[lane] > value ? values[lane] : value;
+        }
         if (node->average) value /= size;
         if (node->activation) value = activate_one(value, node);
         node->out->data[channel * node->out->stride] = value;

@@ -146,6 +146,7 @@ static int add_map(struct builder *builder, struct shape shape, bool split, int 
     map->mask = geometry->mask;
     int border = geometry->border * map->pitch + geometry->border;
     size_t stride = round_up(border, LINE) + round_up(round_up(map->pixels, LINE) + border, LINE);
+    if (split) stride += LINE; /* its last row may be written with whole vectors */
     if (stride % 1024 == 0) stride += LINE; /* planes a multiple of 4 KiB apart would share cache sets */
     map->stride = stride;
     return index;
