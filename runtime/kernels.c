@@ -13,6 +13,11 @@
 #define JOIN(a, b) PASTE(a, b)
 #define TEXT(a) #a
 #define STRING(a) TEXT(a)
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
 #define INLINE static inline __attribute__((always_inline))
 
 /* Vectors are those of the compiler; only the smaller and the larger of two have no operator in C. */
@@ -109,13 +114,11 @@ INLINE void finish(const int tile, vec *sums, const struct node *node, int chann
     const uint32_t *mask = (const uint32_t *)address((const char *)(node->out->mask + pixel));
     if (node->residual) {
         const char *other = address((const char *)(node->residual->data + channel * node->residual->stride + pixel));
-#pragma GCC unroll 16
-        for (int i = 0; i < tile; i++) sums[i] += load(other + i * 4 * LANES);
+        UNROLL for (int i = 0; i < tile; i++) sums[i] += load(other + i * 4 * LANES);
     }
     bool bounds = node->activation <= CLIP; /* NONE has infinite ones */
     vec low = splat(bounds ? node->low : -FLT_MAX), high = splat(bounds ? node->high : FLT_MAX);
-#pragma GCC unroll 16
-    for (int i = 0; i < tile; i++) store(out + i * LANES, masked(smaller(larger(sums[i], low), high), mask + i * LANES));
+    UNROLL for (int i = 0; i < tile; i++) store(out + i * LANES, masked(smaller(larger(sums[i], low), high), mask + i * LANES));
     if (!bounds) activate_row(out, 0, tile * LANES, mask, node);
 }
 
@@ -130,27 +133,23 @@ INLINE void sparse_tile(const int tile, const struct node *node, size_t pixel, i
         }
         vec sums[MAX_TILE];
         vec bias = splat(node->bias[channel]);
-#pragma GCC unroll 16
-        for (int i = 0; i < tile; i++) sums[i] = bias;
+        UNROLL for (int i = 0; i < tile; i++) sums[i] = bias;
         if (tile <= 4) { /* too few sums to hide the latency of a multiply-add: two sets of them */
             vec others[4] = {{0}};
             for (; end - tap >= 2; tap += 2) {
                 vec value = splat(tap[0].value), next = splat(tap[1].value);
                 const char *at = address(in + tap[0].offset), *next_at = address(in + tap[1].offset);
-#pragma GCC unroll 4
-                for (int i = 0; i < tile; i++) {
+                UNROLL for (int i = 0; i < tile; i++) {
                     sums[i] += value * load(at + i * 4 * LANES);
                     others[i] += next * load(next_at + i * 4 * LANES);
                 }
             }
-#pragma GCC unroll 4
-            for (int i = 0; i < tile; i++) sums[i] += others[i];
+            UNROLL for (int i = 0; i < tile; i++) sums[i] += others[i];
         }
         for (; tap < end; tap++) {
             vec value = splat(tap->value);
             const char *at = address(in + tap->offset);
-#pragma GCC unroll 16
-            for (int i = 0; i < tile; i++) sums[i] += value * load(at + i * 4 * LANES);
+            UNROLL for (int i = 0; i < tile; i++) sums[i] += value * load(at + i * 4 * LANES);
         }
         finish(tile, sums, node, channel, pixel);
     }
@@ -163,24 +162,18 @@ INLINE void row_tile(const int tile, const struct node *node, size_t pixel, int 
         const struct row_tap *tap = node->row_taps + node->first[channel / ROW];
         const struct row_tap *end = node->row_taps + node->first[channel / ROW + 1];
         vec sums[ROW][ROW_TILE];
-#pragma GCC unroll 4
-        for (int row = 0; row < ROW; row++)
-#pragma GCC unroll 6
-            for (int i = 0; i < tile; i++) sums[row][i] = splat(node->bias[channel + row]);
+        UNROLL for (int row = 0; row < ROW; row++)
+            UNROLL for (int i = 0; i < tile; i++) sums[row][i] = splat(node->bias[channel + row]);
         for (; tap < end; tap++) {
             vec input[ROW_TILE];
             const char *at = address(in + tap->offset);
-#pragma GCC unroll 6
-            for (int i = 0; i < tile; i++) input[i] = load(at + i * 4 * LANES);
-#pragma GCC unroll 4
-            for (int row = 0; row < ROW; row++) {
+            UNROLL for (int i = 0; i < tile; i++) input[i] = load(at + i * 4 * LANES);
+            UNROLL for (int row = 0; row < ROW; row++) {
                 vec value = splat(tap->value[row]);
-#pragma GCC unroll 6
-                for (int i = 0; i < tile; i++) sums[row][i] += value * input[i];
+                UNROLL for (int i = 0; i < tile; i++) sums[row][i] += value * input[i];
             }
         }
-#pragma GCC unroll 4
-        for (int row = 0; row < ROW; row++)
+        UNROLL for (int row = 0; row < ROW; row++)
             if (channel + row < last) finish(tile, sums[row], node, channel + row, pixel);
     }
 }
@@ -265,15 +258,21 @@ static void flat_dense(const struct task *task) {
     }
 }
 
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
+#endif
+
 /* Every second of 2 * LANES floats. */
 INLINE vec every_second(const float *in) {
     vec a = load(in), b = load(in + LANES);
 #if defined(__AVX512F__)
-    return __builtin_shuffle(a, b, (ivec){0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30});
+    return SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
 #elif defined(__AVX__)
-    return __builtin_shuffle(a, b, (ivec){0, 2, 4, 6, 8, 10, 12, 14});
+    return SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
 #else
-    return __builtin_shuffle(a, b, (ivec){0, 2, 4, 6});
+    return SHUFFLE(a, b, 0, 2, 4, 6);
 #endif
 }
 
@@ -298,8 +297,9 @@ static void take(float *out, const float *in, struct span span) {
     for (; i < span.count; i++) out[i] = 0;
 }
 
-/* The same for many rows with whole vectors, which write up to LANES - 1 floats behind each; at most EDGE zeros at either
- * side. With a step of 2 they read as far as two vectors behind: the maps have room for that. */
+/* The same for many rows with whole vectors, which write up to LANES - 1 floats behind each: over rows that come later, or
+ * behind the plane. At most EDGE zeros at either side. With a step of 2 they read as far as two vectors behind: the maps
+ * have room for that. */
 enum { EDGE = 4 };
 static __attribute__((noinline)) void take_rows(float *out, size_t out_pitch, const float *in, size_t in_pitch, int rows,
                                                 struct span span) {
@@ -324,22 +324,20 @@ static void split(const struct task *task) {
     const struct map *in = node->in[0], *out = node->out;
     const struct window *window = &node->window;
     struct span empty = {0, 1, 0, 0, node->columns};
-    /* Rows that whole vectors may be written to: what goes too far is written again, or lies behind the plane. */
-    int roomy = task->end == node->rows ? task->end : task->end - (LANES + out->pitch - 1) / out->pitch;
     for (int index = task->channel; index < task->last_channel; index++) { /* a channel's phases one after the other */
         int channel = index / node->phases, plane = index % node->phases * in->shape.c + channel;
         if (!out->used[plane]) continue;
-        const int *phase = node->phase[index % node->phases];
+        const int *start = node->start[index % node->phases];
         const float *from = in->data + channel * in->stride;
         float *to = out->data + plane * out->stride;
-        struct span span = find_span(node->columns, in->shape.w, phase[1] - window->before[1], window->stride[1]);
-        struct span rows = find_span(node->rows, in->shape.h, phase[0] - window->before[0], window->stride[0]);
+        struct span span = find_span(node->columns, in->shape.w, start[1], window->stride[1]);
+        struct span rows = find_span(node->rows, in->shape.h, start[0], window->stride[0]);
         int y = task->begin;
         bool quick = span.step <= 2 && span.first <= EDGE && span.count - span.last <= EDGE;
         for (; y < task->end; y++) {
             const float *line = from + (rows.start + (size_t)y * rows.step) * in->pitch;
             bool inside = y >= rows.first && y < rows.last;
-            int most = inside && quick ? (roomy < rows.last ? roomy : rows.last) - y : 0;
+            int most = inside && quick ? (task->end < rows.last ? task->end : rows.last) - y : 0;
             if (most > 0) {
                 take_rows(to + (size_t)y * out->pitch, out->pitch, line, rows.step * in->pitch, most, span);
                 y += most - 1;
