@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmark.random_checkpoint import settle_batch_norms
 from src.export.onnx import open_onnx
-from src.export.sparse_file import to_bytes, weights_of
-from src.export.sparse_onnx import read_onnx
-from src.export.sparse_runtime import LIBRARY, SparseModel
+from src.export.sparse.file import to_bytes, weights_of
+from src.export.sparse.graph import read_onnx
+from src.export.sparse.runtime import LIBRARY, SparseModel
 from src.models import MODELS, build_model
 from src.platform.errors import InputError
 from src.tools import sparse_model

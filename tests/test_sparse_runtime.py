@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from sparse_reference import mixed_graph, random_graph, random_weight, residual_graph, run
 
 from src.export.deployed import Interface
-from src.export.sparse_file import Axis, Graph, Operation, decode_gaps, encode_gaps, from_bytes, to_bytes
-from src.export.sparse_runtime import LIBRARY, SparseModel, load_library
+from src.export.sparse.file import Axis, Graph, Operation, decode_gaps, encode_gaps, from_bytes, to_bytes
+from src.export.sparse.runtime import LIBRARY, SparseModel, load_library
 from src.platform.errors import InputError
 
 INTERFACE = Interface((3, 12, 12), None, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), False, True, 0.875, (*"abcdeé", ""))

@@ -6,12 +6,12 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 
-from .files import new_file
-from .onnx import open_onnx, replace_unknown
-from .report import ROUNDING_TOLERANCE, Exported, check_outputs
-from .sparse_file import to_bytes, weights_of
-from .sparse_onnx import read_onnx
-from .sparse_runtime import SparseModel
+from ..files import new_file
+from ..onnx import open_onnx, replace_unknown
+from ..report import ROUNDING_TOLERANCE, Exported, check_outputs
+from .file import to_bytes, weights_of
+from .graph import read_onnx
+from .runtime import SparseModel
 
 
 def export_sparse(deployment, path):

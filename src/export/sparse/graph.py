@@ -12,8 +12,8 @@ import onnx
 import onnxruntime
 from google.protobuf.message import DecodeError
 
-from ..platform.errors import InputError
-from .sparse_file import Axis, Graph, Operation, output_shape
+from ...platform.errors import InputError
+from .file import Axis, Graph, Operation, output_shape
 
 _REFUSED = tuple(
     getattr(onnxruntime.capi.onnxruntime_pybind11_state, name)
