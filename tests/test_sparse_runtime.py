@@ -212,6 +212,21 @@ def test_the_program_prints_outputs(tmp_path):
     assert "No such file" in failed.stderr
 
 
+def test_many_more_threads_than_cores(tmp_path):
+    """Threads that wait fall asleep, and are woken: with a lost signal the program would never end."""
+    load_library()
+    graph = residual_graph(np.random.default_rng(0), 32, 48)
+    (tmp_path / "a.sparse").write_bytes(to_bytes(graph))
+    images = np.random.default_rng(1).standard_normal((20, 3, 48, 48)).astype(np.float32)
+    words = [LIBRARY.with_name("rpg_sparse"), tmp_path / "a.sparse", "--threads"]
+    done = [
+        subprocess.run([*words, str(threads)], input=images.tobytes(), capture_output=True, check=True, timeout=60)
+        for threads in (1, 16)
+    ]
+    one, many = (np.loadtxt(run.stdout.decode().splitlines()) for run in done)
+    assert np.allclose(one, many, atol=1e-5)
+
+
 def test_the_library_is_small():
     load_library()
     assert LIBRARY.stat().st_size < 100_000
