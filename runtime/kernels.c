@@ -427,7 +427,7 @@ static void pool_flat(const struct task *task) {
         const float *from = in->data + channel * in->stride;
         float value = node->average || zero ? 0 : -FLT_MAX;
         vec values = splat(value);
-        if (node->average && rows == in->shape.h && width == in->shape.w) { /* one long row, its borders zero */
+        if (node->average && !in->flat && rows == in->shape.h && width == in->shape.w) { /* one long row, its borders zero */
             for (int pixel = 0; pixel < in->pixels; pixel += LANES) values += load(from + pixel);
             value = sum_of(values);
         } else {

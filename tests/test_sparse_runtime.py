@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sparse_reference import mixed_graph, random_graph, random_weight, residual_graph, run
+from sparse_reference import head, mixed_graph, random_graph, random_weight, residual_graph, run
 
 from src.export.deployed import Interface
 from src.export.sparse.file import Axis, Graph, Operation, decode_gaps, encode_gaps, from_bytes, to_bytes
@@ -72,6 +72,14 @@ def test_channels_that_nothing_reads(tmp_path, isas):
     weight[:, 3:] = 0
     graph.operations[2] = graph.operations[2]._replace(weight=weight)
     check(graph, tmp_path / "a.sparse", isas)
+
+
+def test_pools_of_one_pixel(tmp_path, isas):
+    """As at the end of VGG on small images."""
+    random = np.random.default_rng(0)
+    pools = [Operation(kind, (0,), window=(Axis(1), Axis(1))) for kind in ("average_pool", "max_pool")]
+    both = Operation("concatenate", (1, 2), window=())
+    check(Graph((40, 1, 1), [*pools, both, head(random, 3, (80, 1, 1))]), tmp_path / "a.sparse", isas)
 
 
 def test_layers_without_a_weight(tmp_path, isas):
