@@ -26,9 +26,9 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from src.export.sparse_file import to_bytes
-from src.export.sparse_onnx import read_onnx
-from src.export.sparse_runtime import SparseModel
+from src.export.sparse.file import to_bytes
+from src.export.sparse.graph import read_onnx
+from src.export.sparse.runtime import SparseModel
 from src.pruning.allocation import BUDGETS
 
 NETWORKS = {"resnet20": (10, 3, 32), "resnet50": (1000, 3, 224), "mobilenet_v2": (1000, 3, 224)}

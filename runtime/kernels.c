@@ -13,6 +13,11 @@
 #define JOIN(a, b) PASTE(a, b)
 #define TEXT(a) #a
 #define STRING(a) TEXT(a)
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
 #define INLINE static inline __attribute__((always_inline))
 
 /* Vectors are those of the compiler; only the smaller and the larger of two have no operator in C. */
@@ -54,6 +59,14 @@ INLINE const char *address(const char *at) {
     return at;
 }
 INLINE vec masked(vec value, const uint32_t *mask) { return (vec)((ivec)value & *(const iloose *)mask); }
+
+INLINE float sum_of(vec value) {
+    float part[LANES];
+    store(part, value);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) part[i] += part[i + half];
+    return part[0];
+}
 
 /* e^x to 2 units in the last place: a power of two times a polynomial on [-ln 2 / 2, ln 2 / 2] (Cody and Waite). */
 INLINE vec exponential(vec x) {
@@ -101,13 +114,11 @@ INLINE void finish(const int tile, vec *sums, const struct node *node, int chann
     const uint32_t *mask = (const uint32_t *)address((const char *)(node->out->mask + pixel));
     if (node->residual) {
         const char *other = address((const char *)(node->residual->data + channel * node->residual->stride + pixel));
-#pragma GCC unroll 16
-        for (int i = 0; i < tile; i++) sums[i] += load(other + i * 4 * LANES);
+        UNROLL for (int i = 0; i < tile; i++) sums[i] += load(other + i * 4 * LANES);
     }
     bool bounds = node->activation <= CLIP; /* NONE has infinite ones */
     vec low = splat(bounds ? node->low : -FLT_MAX), high = splat(bounds ? node->high : FLT_MAX);
-#pragma GCC unroll 16
-    for (int i = 0; i < tile; i++) store(out + i * LANES, masked(smaller(larger(sums[i], low), high), mask + i * LANES));
+    UNROLL for (int i = 0; i < tile; i++) store(out + i * LANES, masked(smaller(larger(sums[i], low), high), mask + i * LANES));
     if (!bounds) activate_row(out, 0, tile * LANES, mask, node);
 }
 
@@ -122,27 +133,23 @@ INLINE void sparse_tile(const int tile, const struct node *node, size_t pixel, i
         }
         vec sums[MAX_TILE];
         vec bias = splat(node->bias[channel]);
-#pragma GCC unroll 16
-        for (int i = 0; i < tile; i++) sums[i] = bias;
+        UNROLL for (int i = 0; i < tile; i++) sums[i] = bias;
         if (tile <= 4) { /* too few sums to hide the latency of a multiply-add: two sets of them */
             vec others[4] = {{0}};
             for (; end - tap >= 2; tap += 2) {
                 vec value = splat(tap[0].value), next = splat(tap[1].value);
                 const char *at = address(in + tap[0].offset), *next_at = address(in + tap[1].offset);
-#pragma GCC unroll 4
-                for (int i = 0; i < tile; i++) {
+                UNROLL for (int i = 0; i < tile; i++) {
                     sums[i] += value * load(at + i * 4 * LANES);
                     others[i] += next * load(next_at + i * 4 * LANES);
                 }
             }
-#pragma GCC unroll 4
-            for (int i = 0; i < tile; i++) sums[i] += others[i];
+            UNROLL for (int i = 0; i < tile; i++) sums[i] += others[i];
         }
         for (; tap < end; tap++) {
             vec value = splat(tap->value);
             const char *at = address(in + tap->offset);
-#pragma GCC unroll 16
-            for (int i = 0; i < tile; i++) sums[i] += value * load(at + i * 4 * LANES);
+            UNROLL for (int i = 0; i < tile; i++) sums[i] += value * load(at + i * 4 * LANES);
         }
         finish(tile, sums, node, channel, pixel);
     }
@@ -155,24 +162,18 @@ INLINE void row_tile(const int tile, const struct node *node, size_t pixel, int 
         const struct row_tap *tap = node->row_taps + node->first[channel / ROW];
         const struct row_tap *end = node->row_taps + node->first[channel / ROW + 1];
         vec sums[ROW][ROW_TILE];
-#pragma GCC unroll 4
-        for (int row = 0; row < ROW; row++)
-#pragma GCC unroll 6
-            for (int i = 0; i < tile; i++) sums[row][i] = splat(node->bias[channel + row]);
+        UNROLL for (int row = 0; row < ROW; row++)
+            UNROLL for (int i = 0; i < tile; i++) sums[row][i] = splat(node->bias[channel + row]);
         for (; tap < end; tap++) {
             vec input[ROW_TILE];
             const char *at = address(in + tap->offset);
-#pragma GCC unroll 6
-            for (int i = 0; i < tile; i++) input[i] = load(at + i * 4 * LANES);
-#pragma GCC unroll 4
-            for (int row = 0; row < ROW; row++) {
+            UNROLL for (int i = 0; i < tile; i++) input[i] = load(at + i * 4 * LANES);
+            UNROLL for (int row = 0; row < ROW; row++) {
                 vec value = splat(tap->value[row]);
-#pragma GCC unroll 6
-                for (int i = 0; i < tile; i++) sums[row][i] += value * input[i];
+                UNROLL for (int i = 0; i < tile; i++) sums[row][i] += value * input[i];
             }
         }
-#pragma GCC unroll 4
-        for (int row = 0; row < ROW; row++)
+        UNROLL for (int row = 0; row < ROW; row++)
             if (channel + row < last) finish(tile, sums[row], node, channel + row, pixel);
     }
 }
@@ -249,8 +250,7 @@ static void flat_dense(const struct task *task) {
             for (int part = 0; part < 4; part++)
                 sums[part] += load(weights + i + part * LANES) * load(in + i + part * LANES);
         vec all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-        float sum = node->bias[channel];
-        for (int lane = 0; lane < LANES; lane++) sum += all[lane];
+        float sum = node->bias[channel] + sum_of(all);
         for (; i < length; i++) sum += weights[i] * in[i];
         if (node->residual) sum += node->residual->data[channel];
         if (node->activation) sum = activate_one(sum, node);
@@ -258,15 +258,21 @@ static void flat_dense(const struct task *task) {
     }
 }
 
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
+#endif
+
 /* Every second of 2 * LANES floats. */
 INLINE vec every_second(const float *in) {
     vec a = load(in), b = load(in + LANES);
 #if defined(__AVX512F__)
-    return __builtin_shuffle(a, b, (ivec){0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30});
+    return SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
 #elif defined(__AVX__)
-    return __builtin_shuffle(a, b, (ivec){0, 2, 4, 6, 8, 10, 12, 14});
+    return SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
 #else
-    return __builtin_shuffle(a, b, (ivec){0, 2, 4, 6});
+    return SHUFFLE(a, b, 0, 2, 4, 6);
 #endif
 }
 
@@ -283,19 +289,32 @@ static struct span find_span(int count, int length, int start, int step) {
     return span;
 }
 
-/* Fill a row: what lies outside is zero. `room`: up to a vector more may be written behind it. */
-INLINE void take(float *out, const float *in, struct span span, bool room) {
-    int i = span.first;
-    if (span.step == 1) {
-        for (; i + LANES <= span.last || (room && i < span.last); i += LANES) store(out + i, load(in + span.start + i));
-    } else if (span.step == 2) {
-        /* The last vector may read as far as two vectors behind the row: the maps have room for that. */
-        for (; i + LANES <= span.last || (room && i < span.last); i += LANES)
-            store(out + i, every_second(in + span.start + 2 * i));
-    }
+/* Fill a row: what lies outside is zero. */
+static void take(float *out, const float *in, struct span span) {
+    int i = 0;
+    for (; i < span.first; i++) out[i] = 0;
     for (; i < span.last; i++) out[i] = in[span.start + i * span.step];
-    for (i = 0; i < span.first; i++) out[i] = 0;
-    for (i = span.last; i < span.count; i++) out[i] = 0;
+    for (; i < span.count; i++) out[i] = 0;
+}
+
+/* The same for many rows with whole vectors, which write up to LANES - 1 floats behind each: over rows that come later, or
+ * behind the plane. At most EDGE zeros at either side. With a step of 2 they read as far as two vectors behind: the maps
+ * have room for that. */
+enum { EDGE = 4 };
+static __attribute__((noinline)) void take_rows(float *out, size_t out_pitch, const float *in, size_t in_pitch, int rows,
+                                                struct span span) {
+    bool half = LANES == 16 && span.last - span.first <= LANES / 2; /* stores that cross a cache line cost more */
+    for (in += span.start; rows > 0; rows--, out += out_pitch, in += in_pitch) {
+        int i = span.first;
+        if (i > 0) memset(out, 0, EDGE * sizeof *out);
+        if (span.step == 1)
+            for (; i < span.last; i += LANES) store(out + i, load(in + i));
+        else if (half)
+            memcpy(out + i, (vec[]){every_second(in + 2 * i)}, sizeof(vec) / 2);
+        else
+            for (; i < span.last; i += LANES) store(out + i, every_second(in + 2 * i));
+        if (span.last < span.count) memset(out + span.last, 0, EDGE * sizeof *out);
+    }
 }
 
 /* The phases of a map: plane (phase, channel) holds every stride-th row and column of a channel from the phase on, padding
@@ -305,17 +324,26 @@ static void split(const struct task *task) {
     const struct map *in = node->in[0], *out = node->out;
     const struct window *window = &node->window;
     struct span empty = {0, 1, 0, 0, node->columns};
-    for (int plane = task->channel; plane < task->last_channel; plane++) {
+    for (int index = task->channel; index < task->last_channel; index++) { /* a channel's phases one after the other */
+        int channel = index / node->phases, plane = index % node->phases * in->shape.c + channel;
         if (!out->used[plane]) continue;
-        const int *phase = node->phase[plane / in->shape.c];
-        const float *from = in->data + plane % in->shape.c * in->stride;
-        float *to = out->data + plane * out->stride + (size_t)task->begin * out->pitch;
-        struct span span = find_span(node->columns, in->shape.w, phase[1] - window->before[1], window->stride[1]);
-        int row = task->begin * window->stride[0] + phase[0] - window->before[0];
-        for (int y = task->begin; y < task->end; y++, row += window->stride[0], to += out->pitch) {
-            bool inside = row >= 0 && row < in->shape.h;
-            bool room = (task->end - 1 - y) * out->pitch >= LANES; /* what is written too far is written again */
-            take(to, inside ? from + (size_t)row * in->pitch : from, inside ? span : empty, room);
+        const int *start = node->start[index % node->phases];
+        const float *from = in->data + channel * in->stride;
+        float *to = out->data + plane * out->stride;
+        struct span span = find_span(node->columns, in->shape.w, start[1], window->stride[1]);
+        struct span rows = find_span(node->rows, in->shape.h, start[0], window->stride[0]);
+        int y = task->begin;
+        bool quick = span.step <= 2 && span.first <= EDGE && span.count - span.last <= EDGE;
+        for (; y < task->end; y++) {
+            const float *line = from + (rows.start + (size_t)y * rows.step) * in->pitch;
+            bool inside = y >= rows.first && y < rows.last;
+            int most = inside && quick ? (task->end < rows.last ? task->end : rows.last) - y : 0;
+            if (most > 0) {
+                take_rows(to + (size_t)y * out->pitch, out->pitch, line, rows.step * in->pitch, most, span);
+                y += most - 1;
+            } else {
+                take(to + (size_t)y * out->pitch, inside ? line : from, inside ? span : empty);
+            }
         }
     }
 }
@@ -332,7 +360,7 @@ static void gather(const struct task *task) {
             bool inside = row >= 0 && row < in->shape.h;
             const float *from = in->data + channel * in->stride + (inside ? (size_t)row * in->pitch : 0);
             struct span span = find_span(width, inside ? in->shape.w : 0, -window->before[1], window->dilation[1]);
-            take(node->out->data + ((size_t)channel * height + y) * width, from, span, false);
+            take(node->out->data + ((size_t)channel * height + y) * width, from, span);
         }
 }
 
@@ -371,7 +399,7 @@ static void pool(const struct task *task, float *scratch) {
                 store(along + x, value);
             }
             float *to = out->data + channel * out->stride + (size_t)y * out->pitch;
-            take(to, along, find_span(out->shape.w, count, 0, window->stride[1]), false);
+            take(to, along, find_span(out->shape.w, count, 0, window->stride[1]));
             for (int x = 0; node->average && x < out->shape.w; x++) {
                 int begin = x * window->stride[1] - left, end = begin + window->kernel[1];
                 begin = begin < 0 ? 0 : begin;
@@ -399,19 +427,23 @@ static void pool_flat(const struct task *task) {
         const float *from = in->data + channel * in->stride;
         float value = node->average || zero ? 0 : -FLT_MAX;
         vec values = splat(value);
-        for (int y = 0; y < rows; y++, from += in->pitch) {
-            int x = 0;
-            if (node->average) {
-                for (; x + LANES <= width; x += LANES) values += load(from + x);
-                for (; x < width; x++) value += from[x];
-            } else {
-                for (; x + LANES <= width; x += LANES) values = larger(values, load(from + x));
-                for (; x < width; x++) value = from[x] > value ? from[x] : value;
+        if (node->average && !in->flat && rows == in->shape.h && width == in->shape.w) { /* one long row, its borders zero */
+            for (int pixel = 0; pixel < in->pixels; pixel += LANES) values += load(from + pixel);
+            value = sum_of(values);
+        } else {
+            for (int y = 0; y < rows; y++, from += in->pitch) {
+                int x = 0;
+                if (node->average) {
+                    for (; x + LANES <= width; x += LANES) values += load(from + x);
+                    for (; x < width; x++) value += from[x];
+                } else {
+                    for (; x + LANES <= width; x += LANES) values = larger(values, load(from + x));
+                    for (; x < width; x++) value = from[x] > value ? from[x] : value;
+                }
             }
-        }
-        if (width >= LANES)
-            for (int lane = 0; lane < LANES; lane++)
+            for (int lane = 0; width >= LANES && lane < LANES; lane++)
                 value = node->average ? value + values[lane] : values[lane] > value ? values[lane] : value;
+        }
         if (node->average) value /= size;
         if (node->activation) value = activate_one(value, node);
         node->out->data[channel * node->out->stride] = value;

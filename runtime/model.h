@@ -16,7 +16,7 @@ enum { WITH_BIAS = 1, ALL_WEIGHTS = 2, PAD_COUNTS = 1 };
 /* Flags of a file. */
 enum { NORMALIZED = 1, PROBABILITIES = 2, DESCRIBED = 4 };
 
-enum { MAX_CHANNELS = 1 << 16, MAX_LENGTH = 1 << 14, MAX_INPUTS = 64, MAX_OPERATIONS = 4096, MAX_THREADS = 64 };
+enum { MAX_CHANNELS = 1 << 16, MAX_LENGTH = 1 << 14, MAX_INPUTS = 64, MAX_OPERATIONS = 4096, MAX_THREADS = 64, MAX_PHASES = 256 };
 
 /* Channels, height and width of what an operation gives. */
 struct shape {
@@ -94,7 +94,7 @@ struct node {
     const struct map *residual;
     struct window window;
     bool average, pad_counts;
-    int phases, phase[256][2]; /* of a split: (vertical, horizontal) each */
+    int phases, start[MAX_PHASES][2]; /* of a split: the first row and column of each */
     int rows, columns;         /* of a split: what it fills of every plane */
     const float *bias;
     const uint32_t *first; /* per channel, or per row of channels: where its taps begin; one more at the end */

@@ -146,6 +146,7 @@ static int add_map(struct builder *builder, struct shape shape, bool split, int 
     map->mask = geometry->mask;
     int border = geometry->border * map->pitch + geometry->border;
     size_t stride = round_up(border, LINE) + round_up(round_up(map->pixels, LINE) + border, LINE);
+    if (split) stride += LINE; /* its last row may be written with whole vectors */
     if (stride % 1024 == 0) stride += LINE; /* planes a multiple of 4 KiB apart would share cache sets */
     map->stride = stride;
     return index;
@@ -234,6 +235,11 @@ static bool pack_rows(struct plan *plan, struct node *node, int channels) {
     return true;
 }
 
+/* Where phase number `index` of a window begins along an axis. */
+static int phase_start(const struct window *window, int axis, int index) {
+    return index * window->dilation[axis] % window->stride[axis] - window->before[axis];
+}
+
 static bool pack(struct builder *builder, int index) {
     struct plan *plan = builder->plan;
     struct node *node = &plan->nodes[index];
@@ -281,8 +287,8 @@ static bool pack(struct builder *builder, int index) {
             } else {
                 const struct node *split = &plan->nodes[builder->producer[draft->in[0]]];
                 int phase = 0;
-                while (split->phase[phase][0] != row % op->window.stride[0] ||
-                       split->phase[phase][1] != column % op->window.stride[1])
+                while (split->start[phase][0] != phase_start(&op->window, 0, y) ||
+                       split->start[phase][1] != phase_start(&op->window, 1, x))
                     phase++;
                 *position = 4 * ((int64_t)phase * source.c * in->stride + row / op->window.stride[0] * in->pitch +
                                  column / op->window.stride[1]);
@@ -299,6 +305,55 @@ static bool pack(struct builder *builder, int index) {
     draft->taps = packing.count;
     if (enough && !flat && op->groups == 1 && density > row_density) enough = pack_rows(plan, node, channels);
     return enough ? true : no_memory(builder);
+}
+
+/* Add the phases that an operation reads to a split, where they are missing. False if they are too many. */
+static bool add_phases(struct node *split, const struct operation *op) {
+    const struct window *window = &op->window;
+    int count[2];
+    for (int axis = 0; axis < 2; axis++) { /* the first one comes again after stride / (what it shares with dilation) steps */
+        count[axis] = 1;
+        while (count[axis] < window->kernel[axis] && count[axis] * window->dilation[axis] % window->stride[axis]) count[axis]++;
+    }
+    split->rows = most(split->rows, op->shape.h + halo(window, 0));
+    split->columns = most(split->columns, op->shape.w + halo(window, 1));
+    for (int y = 0; y < count[0]; y++)
+        for (int x = 0; x < count[1]; x++) {
+            int start[2] = {phase_start(window, 0, y), phase_start(window, 1, x)}, known = 0;
+            while (known < split->phases && memcmp(split->start[known], start, sizeof start)) known++;
+            if (known == MAX_PHASES) return false;
+            memcpy(split->start[known], start, sizeof start);
+            split->phases = most(split->phases, known + 1);
+        }
+    return true;
+}
+
+/* The map of phases that a strided convolution reads: one for all that read `in` with this stride. False if they are too many. */
+static bool find_split(struct builder *builder, const struct operation *op, int in, int *map) {
+    struct plan *plan = builder->plan;
+    const struct graph *graph = builder->graph;
+    for (int i = 0; i < plan->node_count; i++) {
+        const struct node *node = &plan->nodes[i];
+        const struct shape *shape = &plan->maps[*map = builder->drafts[i].out].shape;
+        if (node->kind == NODE_SPLIT && builder->drafts[i].in[0] == in && shape->h == op->shape.h && shape->w == op->shape.w &&
+            !memcmp(node->window.stride, op->window.stride, sizeof op->window.stride))
+            return true;
+    }
+    struct node phases = {.phases = 0};
+    for (const struct operation *other = op; other < graph->operation + graph->operations; other++) {
+        bool same = other->kind == CONV && other->input[0] == op->input[0] && other->shape.h == op->shape.h &&
+                    other->shape.w == op->shape.w &&
+                    !memcmp(other->window.stride, op->window.stride, sizeof op->window.stride);
+        if (same && !add_phases(&phases, other)) return false;
+    }
+    struct shape source = tensor_shape(graph, op->input[0]);
+    *map = add_map(builder, (struct shape){source.c * phases.phases, op->shape.h, op->shape.w}, true, plan->node_count);
+    struct node *split = add_node(builder, NODE_SPLIT, op, in, *map, false);
+    split->phases = phases.phases;
+    split->rows = phases.rows;
+    split->columns = phases.columns;
+    memcpy(split->start, phases.start, sizeof split->start);
+    return true;
 }
 
 static bool add_convolution(struct builder *builder, const struct operation *op, int in, int out) {
@@ -320,31 +375,8 @@ static bool add_convolution(struct builder *builder, const struct operation *op,
         reach = ((window->kernel[0] - 1) * window->dilation[0] - window->before[0]) * pitch +
                 (window->kernel[1] - 1) * window->dilation[1] - window->before[1];
     } else {
-        int phases[2], step[2];
-        for (int axis = 0; axis < 2; axis++) {
-            /* Taps fall on every phase, or on every step-th where stride and dilation share a factor. */
-            int a = window->stride[axis], b = window->dilation[axis];
-            while (b) {
-                int rest = a % b;
-                a = b;
-                b = rest;
-            }
-            step[axis] = window->kernel[axis] > 1 ? a : 1;
-            phases[axis] = window->kernel[axis] > 1 ? window->stride[axis] / a : 1;
-        }
-        if (phases[0] * phases[1] > 256) return fail(builder->error, "a stride is too large");
-        struct shape shape = {source.c * phases[0] * phases[1], op->shape.h, op->shape.w};
-        int map = add_map(builder, shape, true, plan->node_count);
-        struct node *split = add_node(builder, NODE_SPLIT, op, in, map, false);
-        split->rows = op->shape.h + halo(window, 0);
-        split->columns = op->shape.w + halo(window, 1);
-        for (int y = 0; y < phases[0]; y++)
-            for (int x = 0; x < phases[1]; x++) {
-                split->phase[split->phases][0] = y * step[0];
-                split->phase[split->phases++][1] = x * step[1];
-            }
-        reach = halo(window, 0) * plan->maps[map].pitch + halo(window, 1);
-        in = map;
+        if (!find_split(builder, op, in, &in)) return fail(builder->error, "a stride is too large");
+        reach = halo(window, 0) * plan->maps[in].pitch + halo(window, 1);
     }
     if (plan->maps[in].stride * plan->maps[in].shape.c > INT32_MAX / 4)
         return fail(builder->error, "a layer's input is too large");
@@ -655,6 +687,10 @@ static bool add_step(struct builder *builder, int index, int end, int threads, i
     int previous = after(builder, index, end);
     int unit = by_rows(node) ? 1 : most(node->tile, 1) * builder->kernels->lanes;
     int tiles = strippable(builder, index) ? (end - draft->done + unit - 1) / unit : 1;
+    if (node->kind == NODE_SPLIT) { /* rows in order: each may write a little too far */
+        tiles = 1;
+        if (draft->step_count) previous = most(previous, draft->steps[draft->step_count - 1].task);
+    }
     int pixel_parts = least(parts, tiles), channel_parts = least((parts + pixel_parts - 1) / pixel_parts, channels);
     if (node->kind == NODE_CONCAT || !plan->maps[draft->out].shape.c) channel_parts = 1;
     for (int p = 0; p < pixel_parts; p++) {

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -39,21 +38,37 @@ struct rpg_model {
     atomic_uint *done;                 /* per task, the run in which it was done last */
     atomic_uint run;                   /* number of the current run */
     pthread_mutex_t mutex;
-    pthread_cond_t wake;
+    pthread_cond_t wake, progress;
+    atomic_int sleepers;               /* threads that sleep until a task is done */
     unsigned woken;
     bool stop;
 };
 
-static void pause_briefly(int waited) {
-    if (waited > 2000) {
-        sched_yield(); /* the thread waited for may not even be on a core */
-        return;
-    }
+static bool is_done(rpg_model *model, int task, unsigned run) { return atomic_load(&model->done[task]) == run; }
+
+/* Most waits are shorter than it takes to fall asleep; but the thread waited for may not even be on a core. */
+static void wait_for(rpg_model *model, int task, unsigned run) {
+    for (int turn = 0; turn < 1000; turn++) {
+        if (is_done(model, task, run)) return;
 #if defined(__x86_64__)
-    __builtin_ia32_pause();
+        __builtin_ia32_pause();
 #else
-    __asm__ volatile("yield");
+        __asm__ volatile("yield");
 #endif
+    }
+    pthread_mutex_lock(&model->mutex);
+    atomic_fetch_add(&model->sleepers, 1); /* before the task is looked at again: whoever ends it sees one of both */
+    while (!is_done(model, task, run)) pthread_cond_wait(&model->progress, &model->mutex);
+    atomic_fetch_sub(&model->sleepers, 1);
+    pthread_mutex_unlock(&model->mutex);
+}
+
+static void set_done(rpg_model *model, int task, unsigned run) {
+    atomic_store(&model->done[task], run);
+    if (atomic_load(&model->sleepers) == 0) return;
+    pthread_mutex_lock(&model->mutex);
+    pthread_cond_broadcast(&model->progress);
+    pthread_mutex_unlock(&model->mutex);
 }
 
 /* Take tasks in their order until none is left. A task waits for all tasks before its `after`, which others have taken
@@ -69,12 +84,9 @@ static void work(rpg_model *model, float *scratch) {
         unsigned run = atomic_load_explicit(&model->run, memory_order_relaxed);
         if (run != current) front = 0;
         current = run;
-        for (int waited = 0; front <= task->after;) {
-            if (atomic_load_explicit(&model->done[front], memory_order_acquire) == run) front++, waited = 0;
-            else pause_briefly(waited++);
-        }
+        for (; front <= task->after; front++) wait_for(model, front, run);
         model->kernels->run(task, scratch);
-        atomic_store_explicit(&model->done[index], run, memory_order_release);
+        set_done(model, index, run);
     }
 }
 
@@ -106,8 +118,7 @@ static void run_tasks(rpg_model *model) {
     pthread_cond_broadcast(&model->wake);
     pthread_mutex_unlock(&model->mutex);
     work(model, model->worker[0].scratch);
-    for (int i = 0; i < plan->task_count; i++)
-        for (int waited = 0; atomic_load_explicit(&model->done[i], memory_order_acquire) != run;) pause_briefly(waited++);
+    for (int i = 0; i < plan->task_count; i++) wait_for(model, i, run);
 }
 
 int rpg_run(rpg_model *model, const float *images, size_t count, float *outputs, int probabilities) {
@@ -174,6 +185,7 @@ rpg_model *rpg_load_memory(const void *bytes, size_t size, const rpg_options *op
     model->kernels = kernels;
     pthread_mutex_init(&model->mutex, NULL);
     pthread_cond_init(&model->wake, NULL);
+    pthread_cond_init(&model->progress, NULL);
     size_t max_bytes = options && options->max_bytes ? options->max_bytes : (size_t)1 << 30;
     if (!read_graph(&model->graph, bytes, size, options, error) ||
         !make_plan(&model->plan, &model->graph, kernels, threads, max_bytes, error) || !start_threads(model, threads, error)) {
@@ -216,6 +228,7 @@ void rpg_free(rpg_model *model) {
     for (int i = 1; i <= model->started; i++) pthread_join(model->worker[i].thread, NULL);
     for (int i = 0; i < MAX_THREADS; i++) free(model->worker[i].scratch);
     pthread_cond_destroy(&model->wake);
+    pthread_cond_destroy(&model->progress);
     pthread_mutex_destroy(&model->mutex);
     free(model->done);
     free_plan(&model->plan);

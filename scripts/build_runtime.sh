@@ -57,7 +57,7 @@ for source in file plan run; do
 done
 mkdir -p "$folder"
 if [ $sanitize = no ]; then
-    "$compiler" -shared -s -pthread -Wl,-z,noseparate-code "$work"/*.o -lm -o "$work/librpg_sparse.so"
+    "$compiler" -shared -s -pthread -Wl,-z,noseparate-code,-z,norelro "$work"/*.o -lm -o "$work/librpg_sparse.so"
     mv "$work/librpg_sparse.so" "$folder/" # in one step: another process may be loading the old one
 fi
 rm -f "$folder/librpg_sparse.a"

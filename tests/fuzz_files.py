@@ -28,7 +28,7 @@ from src.export import onnx_file
 from src.export.inference import Classifier, read_image
 from src.export.mindir import put_metadata
 from src.export.packed import unpack
-from src.export.sparse_onnx import read_onnx
+from src.export.sparse.graph import read_onnx
 from src.models import MODELS
 from src.platform.device import select_device
 from src.platform.errors import InputError

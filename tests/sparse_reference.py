@@ -1,10 +1,10 @@
-"""A graph of src/export/sparse_file.py in plain numpy: slow, and independent of the runtime."""
+"""A graph of src/export/sparse/file.py in plain numpy: slow, and independent of the runtime."""
 
 import itertools
 
 import numpy as np
 
-from src.export.sparse_file import Axis, Graph, Operation, output_shape, shapes_of
+from src.export.sparse.file import Axis, Graph, Operation, output_shape, shapes_of
 
 
 def run(graph, image):

@@ -13,9 +13,9 @@ from src.data.batches import Batches, Batching, Source
 from src.export import formats
 from src.export.deployed import describe_interface, prepare
 from src.export.inference import Classifier, read_image
-from src.export.sparse import describe_gain, export_sparse
-from src.export.sparse_file import from_bytes
-from src.export.sparse_runtime import LIBRARY, SparseModel
+from src.export.sparse.export import describe_gain, export_sparse
+from src.export.sparse.file import from_bytes
+from src.export.sparse.runtime import LIBRARY, SparseModel
 from src.platform.errors import InputError
 from src.training.evaluation import Evaluator
 from src.weights.trained import load_trained

@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmark.random_checkpoint import settle_batch_norms
 from src.export.onnx_file import open_onnx
-from src.export.sparse_file import to_bytes
-from src.export.sparse_onnx import read_onnx
-from src.export.sparse_runtime import LIBRARY, SparseModel
+from src.export.sparse.file import to_bytes, weights_of
+from src.export.sparse.graph import read_onnx
+from src.export.sparse.runtime import LIBRARY, SparseModel
 from src.models import MODELS, build_model
 from src.platform.errors import InputError
 from src.tools import sparse_model
@@ -43,6 +43,11 @@ class Network:
         name = f"t{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
         return name
+
+    def several(self, kind, count, *inputs, **attributes):
+        names = [f"t{len(self.nodes)}.{index}" for index in range(count)]
+        self.nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
+        return names
 
     def save(self, path, output):
         given = helper.make_tensor_value_info("x", TensorProto.FLOAT, self.shape)
@@ -83,6 +88,21 @@ def features(network, source, kind, **attributes):
 def flatten(network, source, numbers):
     """A fully connected layer, so that the result depends on every number of a tensor."""
     return network.add("Gemm", network.add("Flatten", source), network.weight(5, numbers), transB=1)
+
+
+def shuffle(network, source, split, order, joined):
+    source = network.add("Reshape", source, network.constant(split, np.int64))
+    return network.add("Reshape", network.add("Transpose", source, perm=order), network.constant(joined, np.int64))
+
+
+def slices(network, source, *bounds):
+    return network.add("Slice", source, *(network.constant(values, np.int64) for values in bounds))
+
+
+def split_shuffled(network):
+    """As in mindcv: channels of even and of odd number become two tensors, of which the second is read."""
+    both = shuffle(network, "x", (2, 2, 110), (1, 0, 2), (2, 1, 2, 10, 11))
+    return network.add("Squeeze", slices(network, both, [1], [2], [0], [1]), network.constant([0], np.int64))
 
 
 CASES = {
@@ -135,6 +155,21 @@ CASES = {
     "matmul": lambda n: n.add(
         "Add", n.add("MatMul", n.add("Flatten", "x"), n.weight(440, 5)), n.constant(np.arange(5))
     ),
+    "shuffle": lambda n: flatten(n, shuffle(n, "x", (1, 2, 2, 10, 11), (0, 2, 1, 3, 4), (1, 4, 10, 11)), 440),
+    "shuffle_of_split": lambda n: flatten(n, n.add("Relu", split_shuffled(n)), 220),
+    "slice": lambda n: flatten(n, n.add("Relu", slices(n, "x", [1], [2**62], [1], [2])), 220),
+    "slice_to_the_last": lambda n: flatten(n, n.add("Sigmoid", slices(n, "x", [0], [-1], [1])), 330),
+    "split": lambda n: flatten(n, n.add("Mul", *n.several("Split", 2, "x", axis=1)), 220),
+    "split_unequally": lambda n: flatten(n, n.several("Split", 2, "x", n.constant([1, 3], np.int64), axis=1)[1], 330),
+    "rows_and_columns_joined": lambda n: flatten(
+        n,
+        n.add(
+            "Unsqueeze",
+            n.add("Flatten", shuffle(n, "x", (4, 110), (0, 1), (1, 4, 110)), axis=2),
+            n.constant([0], np.int64),
+        ),
+        440,
+    ),
     "reshape": lambda n: n.add(
         "Gemm", n.add("Reshape", "x", n.constant([1, -1], np.int64)), n.weight(5, 440), transB=1
     ),
@@ -170,6 +205,14 @@ def test_sums_move_into_convolutions(tmp_path):
     graph = compare(network.save(tmp_path / "a.onnx", flatten(network, out, 440)))
     assert [op.kind for op in graph.operations] == ["convolution"] * 3
     assert sorted(len(op.inputs) for op in graph.operations) == [1, 1, 2]
+
+
+def test_picking_channels_takes_no_weights(tmp_path):
+    network = Network()
+    path = network.save(tmp_path / "a.onnx", CASES["shuffle"](network))
+    graph = compare(path)
+    assert [op.selects for op in graph.operations] == [True, False]
+    assert [weight.shape for weight in weights_of(graph)] == [(5, 4, 10, 11)]
 
 
 REFUSED = {
@@ -228,7 +271,7 @@ def test_every_network_of_the_zoo(tmp_path, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobilenet_v2_100", "mnasnet_100", "squeezenet1_0"])
+@pytest.mark.parametrize("name", ["mobilenet_v2_100", "mnasnet_100", "squeezenet1_0", "shufflenet_v2_x1_0"])
 def test_networks_of_mindcv(tmp_path, name):
     import mindcv
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sparse_reference import mixed_graph, random_graph, random_weight, residual_graph, run
+from sparse_reference import head, mixed_graph, random_graph, random_weight, residual_graph, run
 
 from src.export.deployed import Interface
-from src.export.sparse_file import Axis, Graph, Operation, decode_gaps, encode_gaps, from_bytes, to_bytes
-from src.export.sparse_runtime import LIBRARY, SparseModel, load_library
+from src.export.sparse.file import Axis, Graph, Operation, decode_gaps, encode_gaps, from_bytes, to_bytes
+from src.export.sparse.runtime import LIBRARY, SparseModel, load_library
 from src.platform.errors import InputError
 
 INTERFACE = Interface((3, 12, 12), None, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), False, True, 0.875, (*"abcdeé", ""))
@@ -72,6 +72,14 @@ def test_channels_that_nothing_reads(tmp_path, isas):
     weight[:, 3:] = 0
     graph.operations[2] = graph.operations[2]._replace(weight=weight)
     check(graph, tmp_path / "a.sparse", isas)
+
+
+def test_pools_of_one_pixel(tmp_path, isas):
+    """As at the end of VGG on small images."""
+    random = np.random.default_rng(0)
+    pools = [Operation(kind, (0,), window=(Axis(1), Axis(1))) for kind in ("average_pool", "max_pool")]
+    both = Operation("concatenate", (1, 2), window=())
+    check(Graph((40, 1, 1), [*pools, both, head(random, 3, (80, 1, 1))]), tmp_path / "a.sparse", isas)
 
 
 def test_layers_without_a_weight(tmp_path, isas):
@@ -210,6 +218,21 @@ def test_the_program_prints_outputs(tmp_path):
     failed = subprocess.run([words[0], tmp_path / "none"], capture_output=True, text=True)
     assert (failed.returncode, failed.stderr.count("\n")) == (2, 1)
     assert "No such file" in failed.stderr
+
+
+def test_many_more_threads_than_cores(tmp_path):
+    """Threads that wait fall asleep, and are woken: with a lost signal the program would never end."""
+    load_library()
+    graph = residual_graph(np.random.default_rng(0), 32, 48)
+    (tmp_path / "a.sparse").write_bytes(to_bytes(graph))
+    images = np.random.default_rng(1).standard_normal((20, 3, 48, 48)).astype(np.float32)
+    words = [LIBRARY.with_name("rpg_sparse"), tmp_path / "a.sparse", "--threads"]
+    done = [
+        subprocess.run([*words, str(threads)], input=images.tobytes(), capture_output=True, check=True, timeout=60)
+        for threads in (1, 16)
+    ]
+    one, many = (np.loadtxt(run.stdout.decode().splitlines()) for run in done)
+    assert np.allclose(one, many, atol=1e-5)
 
 
 def test_the_library_is_small():

@@ -9,7 +9,7 @@ import pytest
 from sparse_reference import mixed_graph, random_graph, residual_graph, run
 from test_sparse_runtime import INTERFACE
 
-from src.export.sparse_file import to_bytes
+from src.export.sparse.file import to_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 GRAPHS = {

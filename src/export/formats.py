@@ -74,7 +74,7 @@ def export_graph(ckpt, file_format, path, interface, fold_bn=False, network=None
             if file_format == "ONNX":
                 from .onnx import export_onnx as export
             else:
-                from .sparse import export_sparse as export
+                from .sparse.export import export_sparse as export
         except ImportError as error:
             raise InputError(
                 f"file_format: {file_format} needs {error.name}; run: pip install onnx onnxruntime"

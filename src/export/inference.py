@@ -150,8 +150,8 @@ def _first_line(error):
 
 
 def _open_sparse(path):
-    from .sparse_file import from_bytes, interface_metadata
-    from .sparse_runtime import SparseModel
+    from .sparse.file import from_bytes, interface_metadata
+    from .sparse.runtime import SparseModel
 
     model = SparseModel(path)  # which checks the file
     return interface_metadata(from_bytes(path.read_bytes()).interface), lambda: model

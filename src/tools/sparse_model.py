@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 
 from ..export.files import new_file
-from ..export.sparse import convert_onnx
-from ..export.sparse_runtime import SparseModel
+from ..export.sparse.export import convert_onnx
+from ..export.sparse.runtime import SparseModel
 from ..platform.command_line import Parser
 from ..platform.errors import InputError, run_program
 

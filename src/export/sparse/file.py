@@ -32,7 +32,7 @@ class Operation(NamedTuple):
     of a hard sigmoid as `low` and `high`. A convolution has weight (out, in / groups, kh, kw), bias (out,) or None, and
     may have a second input, added before the activation. Fully connected layers are convolutions as large as their
     input. The second input of add and multiply may be one pixel per channel. pad_counts: the padding of a pool counts
-    as zeros.
+    as zeros. selects: a convolution that picks channels, whose ones are no weights of the network (not in the file).
     """
 
     kind: str
@@ -45,6 +45,7 @@ class Operation(NamedTuple):
     weight: Optional[np.ndarray] = None
     bias: Optional[np.ndarray] = None
     pad_counts: bool = False
+    selects: bool = False
 
 
 class Graph(NamedTuple):
@@ -70,6 +71,11 @@ def output_shape(operation, shapes):
             raise ValueError(f"a kernel of {axis.kernel} does not fit a map of {length}")
         places.append(room // axis.stride + 1)
     return (channels if operation.weight is None else len(operation.weight), *places)
+
+
+def weights_of(graph):
+    """The weights of all layers, in order; what picks channels has none."""
+    return [op.weight for op in graph.operations if op.weight is not None and not op.selects]
 
 
 def shapes_of(graph):

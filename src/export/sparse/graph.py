@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from ..platform.errors import InputError
-from .onnx_file import open_model, read_model
-from .sparse_file import Axis, Graph, Operation, output_shape
+from ...platform.errors import InputError
+from ..onnx_file import open_model, read_model
+from .file import Axis, Graph, Operation, output_shape
 
-_PLAIN = ("Identity", "Dropout", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+_PLAIN = ("Identity", "Dropout", "Cast")
+_MOVING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split")
 
 
 def read_onnx(path):
@@ -45,6 +46,43 @@ def _optimised(path):
         return onnx.load(str(optimised))
 
 
+def _moved(kind, places, attributes, values, outputs):
+    """An array after an operator of `_MOVING`, a list. values: of its constant inputs, None where there is none."""
+
+    def given(name, at, default=None):
+        if name in attributes:
+            return list(attributes[name])
+        return default if len(values) <= at or values[at] is None else values[at].tolist()
+
+    if kind == "Reshape":
+        target = values[0].tolist()
+        return [places.reshape([size or places.shape[axis] for axis, size in enumerate(target)])]
+    if kind == "Flatten":
+        return [places.reshape(int(np.prod(places.shape[: attributes.get("axis", 1)])), -1)]
+    if kind == "Squeeze":
+        axes = given("axes", 0)
+        return [np.squeeze(places, None if axes is None else tuple(axes))]
+    if kind == "Unsqueeze":
+        return [np.expand_dims(places, tuple(given("axes", 0)))]
+    if kind == "Transpose":
+        return [places.transpose(attributes.get("perm"))]
+    if kind == "Slice":
+        starts, ends = given("starts", 0), given("ends", 1)
+        axes, steps = given("axes", 2, range(len(starts))), given("steps", 3, [1] * len(starts))
+        slices = [slice(None)] * places.ndim
+        for axis, *bounds in zip(axes, starts, ends, steps):
+            if bounds[2] < 0:
+                raise ValueError("steps backwards are not known")
+            slices[axis] = slice(*bounds)
+        return [places[tuple(slices)]]
+    axis = attributes.get("axis", 0)  # Split
+    sizes = given("split", 0)
+    if sizes is None:
+        size = -(-places.shape[axis] // outputs)
+        sizes = [size] * outputs
+    return np.split(places, np.cumsum(sizes)[:-1], axis)
+
+
 class _Converter:
     """Operations appended one after the other; `tensors`: index of a tensor by its ONNX name."""
 
@@ -61,8 +99,8 @@ class _Converter:
             raise ValueError(f"an input of shape {shape}; a batch of channels, height and width is needed")
         self.shapes = [tuple(shape[1:])]
         self.tensors = {inputs[0].name: 0}
-        self.ranks = {inputs[0].name: len(inputs[0].type.tensor_type.shape.dim)}
         self.operations = []
+        self.moved = {}  # name of the tensor whose numbers a tensor has, and the place in it of every one of them
         self.pads = {}  # zeros that a Pad has put around a tensor, by the name of its output
         self.readers = {}
         for node in self.model.node:
@@ -79,6 +117,8 @@ class _Converter:
             method = getattr(self, f"_{node.op_type.lower()}", None)
             if node.op_type in _PLAIN:
                 method = self._plain
+            if node.op_type in _MOVING:
+                method = self._move
             if node.domain not in ("", "ai.onnx") or method is None:
                 raise ValueError(f"operator {node.op_type} is not known to the sparse runtime")
             attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
@@ -105,6 +145,8 @@ class _Converter:
     def _tensor(self, name):
         if name in self.pads:
             raise ValueError("a Pad is possible only before a convolution or a pooling")
+        if name in self.moved and name not in self.tensors:
+            self._select(name)
         if name not in self.tensors:
             raise ValueError(f"input {name} is a constant")
         return self.tensors[name]
@@ -305,16 +347,41 @@ class _Converter:
         self._append(node.output[0], Operation("softmax", (source,)))
 
     def _plain(self, node, attributes):
-        """What changes the shape alone: nothing, as long as the order of the numbers stays."""
+        """What changes nothing."""
         if node.op_type == "Cast" and attributes["to"] != onnx.TensorProto.FLOAT:
             raise ValueError("only float32 is known")
         self.tensors[node.output[0]] = self._tensor(node.input[0])
-        if node.op_type == "Reshape":
-            shape = self.shapes[self._tensor(node.input[0])]
-            target = [d for d in self._constant(node.input[1]).tolist() if d != 1]
-            kept = [d for d in shape if d != 1]
-            if len(target) > 1 and target != kept and [*target, *shape][1:] != [*kept]:
-                raise ValueError(f"from {shape} to {self._constant(node.input[1]).tolist()}")
+        if node.input[0] in self.moved:
+            self.moved[node.output[0]] = self.moved[node.input[0]]
+
+    def _move(self, node, attributes):
+        """What gives each number another place: it is done with the places themselves.
+
+        Channel shuffles and splits take several such operators; only what they come to is looked at.
+        """
+        name = node.input[0]
+        if name not in self.moved:
+            shape = (1, *self.shapes[self._tensor(name)])
+            self.moved[name] = (name, np.arange(np.prod(shape)).reshape(shape))
+        source, places = self.moved[name]
+        values = [self._constant(other) if other else None for other in node.input[1:]]
+        for result, moved in zip(node.output, _moved(node.op_type, places, attributes, values, len(node.output))):
+            self.moved[result] = (source, moved)
+            if np.array_equal(moved.reshape(-1), np.arange(np.prod(self.shapes[self._tensor(source)]))):
+                self.tensors[result] = self._tensor(source)
+
+    def _select(self, name):
+        """Pick channels, by a convolution of ones."""
+        source, places = self.moved[name]
+        index = self._tensor(source)
+        channels, height, width = self.shapes[index]
+        size = height * width
+        picked = places.reshape(-1)[::size] // size
+        if not np.array_equal((picked[:, None] * size + np.arange(size)).reshape(-1), places.reshape(-1)):
+            raise ValueError(f"its input {name} is not made of whole channels of {source} (Reshape, Transpose, Slice)")
+        weight = np.eye(channels, dtype=np.float32)[picked]
+        fields = {"window": (Axis(1), Axis(1)), "weight": weight[:, :, None, None], "selects": True}
+        self._append(name, Operation("convolution", (index,), **fields))
 
     def _pad(self, node, attributes):
         pads = attributes.get("pads") or self._constant(node.input[1]).tolist()

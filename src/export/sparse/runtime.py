@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..platform.errors import InputError
+from ...platform.errors import InputError
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[3]
 LIBRARY = _ROOT / "runtime" / "build" / "librpg_sparse.so"
 _ERROR_SIZE = 256
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 
-from .files import new_file
-from .onnx import replace_unknown
-from .onnx_file import open_onnx
-from .report import ROUNDING_TOLERANCE, Exported, check_outputs
-from .sparse_file import to_bytes
-from .sparse_onnx import read_onnx
-from .sparse_runtime import SparseModel
+from ..files import new_file
+from ..onnx import replace_unknown
+from ..onnx_file import open_onnx
+from ..report import ROUNDING_TOLERANCE, Exported, check_outputs
+from .file import to_bytes, weights_of
+from .graph import read_onnx
+from .runtime import SparseModel
 
 
 def export_sparse(deployment, path):
@@ -50,8 +50,8 @@ def convert_onnx(source, path):
             deviation = check_outputs(path, expected, model(images), ROUNDING_TOLERANCE)
             note = describe_gain(*measure_gain(source, model))
         size = written.stat().st_size
-    nonzeros = sum(np.count_nonzero(op.weight) for op in graph.operations if op.weight is not None)
-    weights = sum(op.weight.size for op in graph.operations if op.weight is not None)
+    nonzeros = sum(np.count_nonzero(weight) for weight in weights_of(graph))
+    weights = sum(weight.size for weight in weights_of(graph))
     share = 100 * (1 - nonzeros / weights) if weights else 0
     return f"{path}: {size:,} bytes, {share:.2f} % zeros, largest deviation {deviation:.1e}; {note}"
 
@@ -90,8 +90,8 @@ def _count_zeros(path, graph, weights):
     """Zeros of the file's weights, and their number; RuntimeError where it has fewer zeros than the network."""
     sizes = [weight.size for weight in weights.values()]
     expected = sum(int(np.count_nonzero(weight == 0)) for weight in weights.values())
-    nonzeros = sum(np.count_nonzero(op.weight) for op in graph.operations if op.weight is not None)
-    scales = sum(op.weight.size for op in graph.operations if op.weight is not None) - sum(sizes)
+    nonzeros = sum(np.count_nonzero(weight) for weight in weights_of(graph))
+    scales = sum(weight.size for weight in weights_of(graph)) - sum(sizes)
     zeros = sum(sizes) - (nonzeros - scales)  # normalisation that is no part of a convolution has weights of its own
     if zeros < expected:
         raise RuntimeError(f"{path}: {zeros} zeros in the written file, {expected} in the network")
