@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from .methods import METHODS, fixed_settings, resolve_distribution
+from .schedule import CURVES
 
 
 class PruningSettings(BaseModel):
@@ -16,6 +17,7 @@ class PruningSettings(BaseModel):
     sparsity: float = Field(0.98, ge=0, lt=1, description="target share of zeros among prunable weights")
     distribution: Literal["auto", "global", "uniform", "erk"] = Field("auto", description="layer densities")
     min_layer_density: float = Field(0.0, ge=0, lt=1, description="share every layer keeps at least; 0: none")
+    density_schedule: Literal[tuple(CURVES)] = Field("exponential", description="how density falls in the window")
     update_interval: int = Field(100, ge=1, description="dT: steps between mask updates")
     drop_fraction: float = Field(0.3, ge=0, le=1, description="alpha: share dropped and regrown at the first update")
     prune_window: float = Field(0.9, gt=0, le=1, description="share of the run in which density falls")
