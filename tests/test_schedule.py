@@ -47,6 +47,22 @@ def test_sparse_start_stays_at_its_density():
     assert {plan.density_at(step) for step in range(1001)} == {0.02}
 
 
+@pytest.mark.parametrize(
+    ("step", "density"),
+    [
+        (0, 1.0),
+        (99, 1.0),
+        (100, 0.02 + 0.98 * 512 / 729),
+        (300, 0.02 + 0.98 * 8 / 27),
+        (800, 0.02 + 0.98 / 729),
+        (900, 0.02),
+    ],
+)
+def test_density_on_the_cubic_curve(step, density):
+    plan = PruningSchedule(1000, 100, 0.02, 0.3, 0.9, 0.901, curve="cubic")
+    assert plan.density_at(step) == pytest.approx(density, rel=1e-12)
+
+
 @pytest.mark.parametrize(("step", "fraction"), [(0, 0.3), (450, 0.15), (900, 0.0)])
 def test_drop_fraction_is_a_cosine(step, fraction):
     assert schedule(end=0.9).drop_fraction_at(step) == pytest.approx(fraction, abs=1e-12)

@@ -70,6 +70,10 @@ class Training(BaseModel):
     grad_clip: float = Field(0.0, ge=0, description="most that the norm of all gradients together may be; 0: any")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
 
+    teacher: PathName = Field("", description="checkpoint of a trained network to learn from beside the labels")
+    teacher_weight: float = Field(0.5, gt=0, le=1, description="share of the teacher in the loss")
+    temperature: float = Field(4.0, gt=0, le=100, description="softens what teacher and network say of an image")
+
     val_fraction: float = Field(
         0.0,
         ge=0,

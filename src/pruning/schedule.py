@@ -6,6 +6,19 @@ from dataclasses import dataclass
 MOST_STEPS = 2**53  # beyond it a step is no longer a whole number in a float; no run comes near
 
 
+def _exponential(initial, final, share):
+    """d0 (d / d0)^x: by the same factor at every update, as in RPG."""
+    return initial * (final / initial) ** share
+
+
+def _cubic(initial, final, share):
+    """d + (d0 - d) (1 - x)^3: fast at first, slowly at the end (Zhu and Gupta, "To prune, or not to prune", 2017)."""
+    return final + (initial - final) * (1 - share) ** 3
+
+
+CURVES = {"exponential": _exponential, "cubic": _cubic}  # of (d0, d, x), where x is the share of updates done
+
+
 @dataclass(frozen=True)
 class PruningSchedule:
     """The stateless schedule of gradual pruning with drop and grow.
@@ -25,6 +38,7 @@ class PruningSchedule:
     window: float  # share of T in which density falls
     end: float  # share of T after which masks are frozen
     initial_density: float = 1.0  # equal to `density` for methods that are sparse from the start
+    curve: str = "exponential"  # how density falls: a name of CURVES
 
     def __post_init__(self):
         if self.updates < 1:
@@ -80,11 +94,11 @@ class PruningSchedule:
         return step >= self.last_pruning_step
 
     def density_at(self, step):
-        """Global density after `step`: d0 (d / d0)^(i / N) after the i-th update, exactly d from the N-th on."""
+        """Global density after `step`: on the curve after the i-th of N updates, exactly d from the N-th on."""
         update = min(step // self.interval, self.updates)
         if update == self.updates:
             return self.density
-        return self.initial_density * (self.density / self.initial_density) ** (update / self.updates)
+        return CURVES[self.curve](self.initial_density, self.density, update / self.updates)
 
     def drop_fraction_at(self, step):
         """f = alpha / 2 (1 + cos(pi t / T_end)): share of its weights that each layer drops and regrows at `step`."""

@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 from .allocation import SAFE
 from .methods import METHODS, fixed_settings, resolve_distribution
 from .pattern import Pattern
+from .schedule import CURVES
 
 
 def _is_pattern(text):
@@ -41,6 +42,7 @@ class PruningSettings(BaseModel):
     pattern_rest: Literal["dense", "unstructured"] = Field(
         "dense", description="layers that cannot take the pattern, and the first"
     )
+    density_schedule: Literal[tuple(CURVES)] = Field("exponential", description="how density falls in the window")
     update_interval: int = Field(100, ge=1, le=10**9, description="dT: steps between mask updates")
     drop_fraction: float = Field(0.3, ge=0, le=1, description="alpha: share dropped and regrown at the first update")
     prune_window: float = Field(0.9, gt=0, le=1, description="share of the run in which density falls")

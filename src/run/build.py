@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 import mindspore as ms
+import numpy as np
 from mindspore import nn
 
 from ..config.keys import evaluation_batch
@@ -15,7 +16,8 @@ from ..data.sharding import Shard
 from ..models import build_model
 from ..models.zoo import parse_arguments
 from ..platform.errors import InputError, tell
-from ..platform.parallel import SINGLE, local_batch_size
+from ..platform.parallel import SINGLE, digest_of, local_batch_size
+from ..platform.schema import shown
 from ..pruning.allocation import SAFE, Allocation
 from ..pruning.layers import depthwise_densities, pattern_of
 from ..pruning.methods import METHODS, build_schedule
@@ -25,11 +27,14 @@ from ..rpg_cell import RPGWithLossCell, build_rank_term
 from ..training.accumulation import GradientAccumulator
 from ..training.amp import LossScale, mixed_precision
 from ..training.batch_norm import synchronise
+from ..training.distillation import Distillation
 from ..training.ema import WeightAverage
 from ..training.optimizer import build_optimizer, learning_rates
 from ..training.train_step import Extras, Pruning, TaskLoss, TrainStep
 from ..weights.pretrained import load_pretrained
+from ..weights.trained import load_trained
 from .extension import continued
+from .identity import TEACHER
 
 MOST_STEPS = 10**7  # the optimiser's table holds the learning rate of each
 
@@ -72,6 +77,14 @@ class Parts(NamedTuple):
     scale: Optional[LossScale]  # None in float32
     average: Optional[WeightAverage]  # None without ema_decay
     step: TrainStep
+
+    def content(self):
+        """What a run learns from: its data's content, and a digest of the teacher's weights if it has one."""
+        distillation = self.step.task.distillation
+        if distillation is None:
+            return self.data.content()
+        weights = (parameter.asnumpy() for parameter in distillation.teacher.get_parameters())
+        return {**self.data.content(), TEACHER: digest_of(weights).hex()[:12]}
 
 
 def build_parts(config, workers=SINGLE):
@@ -157,6 +170,18 @@ def build_pruner(config, network, schedule):
     return Pruner(weights, schedule, allocation, METHODS[config.method]["growth"], config.seed, patterned)
 
 
+def build_distillation(config, info):
+    """What the teacher adds to the loss, or None without one. Raises InputError where it knows other images."""
+    if not config.teacher or (config.dry_run and not Path(config.teacher).exists()):
+        return None
+    teacher = load_trained(config.teacher)
+    for what in ("image_shape", "num_classes", "classes", "mean", "std"):
+        own, its = getattr(info, what), getattr(teacher.data, what)
+        if own and its and not np.array_equal(own, its):
+            raise InputError(f"teacher: {config.teacher} knows other data: {what} is {shown(its)}, here {shown(own)}")
+    return Distillation(teacher.network, config.teacher_weight, config.temperature)
+
+
 def build_step(config, info, network, optimizer, pruner, scale, average, workers):
     """The training step: task loss, rank term, mixed precision and accumulation as configured."""
     trained, parts = network, config.accumulation_steps
@@ -164,7 +189,8 @@ def build_step(config, info, network, optimizer, pruner, scale, average, workers
         trained = mixed_precision(network, build_model(**describe_model(config, info)), config.amp_level)
     if config.sync_batch_norm:
         synchronise(trained, workers)
-    task = TaskLoss(trained, nn.CrossEntropyLoss(label_smoothing=config.label_smoothing))
+    distillation = build_distillation(config, info)
+    task = TaskLoss(trained, nn.CrossEntropyLoss(label_smoothing=config.label_smoothing), distillation)
     objective = None
     if config.rank_weight > 0:
         rank_term = build_rank_term(config.rank_solver, config.tail_energy)

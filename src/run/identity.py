@@ -10,8 +10,10 @@ import numpy as np
 from .. import __version__
 from ..platform.errors import InputError
 
+TEACHER = "teacher weights"  # the name of their digest in the content
+
 # Each host may have its own; everything else in a configuration decides what its workers do, and when.
-OWN = ("data_path", "output_path", "device_target", "num_workers", "resume_ckpt", "overwrite", "pretrained")
+OWN = ("data_path", "output_path", "device_target", "num_workers", "resume_ckpt", "overwrite", "pretrained", "teacher")
 
 
 def identity(config, content):
@@ -34,11 +36,13 @@ def check_alike(mine, workers):
 
 
 def check_content(path, saved, found):
-    """Raise InputError, with the differences, if a run's data is not what it was.
+    """Raise InputError, with the differences, if a run's data or teacher is not what it was.
 
-    saved, found: `Data.content()` as the run's state at `path` has it (None: it is too old to say), and as it is now.
+    saved, found: `Parts.content()` as the run's state at `path` has it (None: it is too old to say), and as it is now.
     """
     differing = "" if saved is None else differences(saved, found, "in the run", "now")
+    if differing and {**saved, TEACHER: None} == {**found, TEACHER: None}:
+        raise InputError(f"teacher: not that of the run in {path}: {differing}; give the file that it learnt from")
     if differing:
         raise InputError(
             f"data_path: not the data of the run in {path}: {differing}; give the folder that it was trained with"

@@ -7,8 +7,8 @@ from ..config.keys import Recipe
 from ..platform.errors import InputError
 from ..weights.checkpoint import read_checkpoint
 
-# Keys that say how a step is computed, or where the first weights came from; the schedule and the data stay the same.
-HARMLESS = ("pretrained", "rank_solver", "accumulation_steps")
+# Keys that say how a step is computed, or where weights came from; the schedule and the data stay the same.
+HARMLESS = ("pretrained", "teacher", "rank_solver", "accumulation_steps")
 
 
 def previous_of(path):

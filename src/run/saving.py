@@ -60,7 +60,7 @@ class RunSaver:
         own = [*statistics, *self.step.state]
         self.state = RunState(self.network, parts.optimizer, parts.pruner, others, own, workers)
         self.steps_per_epoch = parts.data.steps_per_epoch
-        self.content = parts.data.content()
+        self.content = parts.content()
         self.progress = Progress()
         self.signals = StopSignals()
         self.saved = time.monotonic()

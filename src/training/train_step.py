@@ -46,19 +46,22 @@ class TaskLoss(nn.Cell):
     """Network and loss function as one cell of a batch, compiled to a graph.
 
     A batch is (images, labels), or more inputs before the labels; without a loss function (None) the network takes the
-    whole batch and returns its loss.
+    whole batch and returns its loss. distillation: Distillation, or None to learn from the labels alone.
     """
 
-    def __init__(self, network, loss_fn):
+    def __init__(self, network, loss_fn, distillation=None):
         super().__init__(auto_prefix=False)
         self.network = network
         self.loss_fn = loss_fn
+        self.distillation = distillation
 
     @ms.jit
     def construct(self, *batch):
         if self.loss_fn is None:
             return self.network(*batch)
-        return self.loss_fn(self.network(*batch[:-1]), batch[-1])
+        output = self.network(*batch[:-1])
+        loss = self.loss_fn(output, batch[-1])
+        return loss if self.distillation is None else self.distillation(loss, output, *batch[:-1])
 
 
 class Pruning(NamedTuple):
