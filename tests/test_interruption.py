@@ -180,7 +180,18 @@ def crash_after(trainer, step):
     [
         pytest.param({"rank_interval": 3, "nesterov": True}, marks=pytest.mark.slow),
         pytest.param({"method": "set", "distribution": "erk"}, marks=pytest.mark.slow),
-        {"amp_level": "O2", "ema_decay": 0.9, "mixup": 0.2, "accumulation_steps": 2, "label_smoothing": 0.1},
+        pytest.param({"optimizer": "lion", "lr": 0.001, "method": "gmp"}, marks=pytest.mark.slow),
+        {
+            "amp_level": "O2",
+            "ema_decay": 0.9,
+            "mixup": 0.2,
+            "cutmix": 1.0,
+            "accumulation_steps": 2,
+            "label_smoothing": 0.1,
+            "optimizer": "adamw",
+            "lr": 0.003,
+            "grad_clip": 1.0,
+        },
     ],
     ids=str,
 )

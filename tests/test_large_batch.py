@@ -248,7 +248,7 @@ def test_what_is_clipped_is_the_unscaled_mean_over_parts_and_workers():
     """The first step, where momentum is zero: the gradient that it took, recovered from how far it went."""
 
     def gradient(clip):
-        run = Run("O2", parts=2, clip=clip, workers=Doubling())
+        run = Run("O2", parts=2, normalised=False, clip=clip, workers=Doubling())
         before = run.values()
         next(run.train())
         after, rate = run.values(), run.rates[0]

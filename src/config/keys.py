@@ -148,6 +148,12 @@ def resolve(values, given=None, where="configuration"):
         parse_arguments(config.model_args)
     except ValueError as error:
         raise InputError(f"{'command line' if 'model_args' in given else where}: model_args: {error}") from None
+    _check_together(config, given, where)
+    return EasyDict(config.model_dump())
+
+
+def _check_together(config, given, where):
+    """Raise InputError where keys of training contradict each other."""
     for key in OF_A_FOLDER:
         if config.dataset != "folder" and getattr(config, key) != Config.model_fields[key].default:
             raise InputError(
@@ -164,7 +170,6 @@ def resolve(values, given=None, where="configuration"):
             f"{where}: batch_size {config.batch_size} does not divide into accumulation_steps "
             f"{config.accumulation_steps} equal parts"
         )
-    return EasyDict(config.model_dump())
 
 
 def _check_names(values, where):

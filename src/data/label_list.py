@@ -59,11 +59,7 @@ def read_list(data_path):
         lines = read_regular(path, f"data_path: cannot read {path}", _LARGEST_FILE).decode("utf-8").splitlines()
     except UnicodeDecodeError:
         raise InputError(f"data_path: {path} is not a list of labels: not a text") from None
-    kaggle = lines[:1] == [_HEADING]
-    rows = [(number, _words(line)) for number, line in enumerate(lines, 1) if line.strip()][kaggle:]
-    if kaggle:
-        rows = [(number, [*words[:1], *" ".join(words[1:]).split()[:1]]) for number, words in rows]
-    wanted = 2 if kaggle or (rows and len(rows[0][1]) == 2) else 1
+    rows, wanted = _rows(lines)
     for number, words in rows:
         if len(words) != wanted or not all(words):
             raise InputError(
@@ -97,6 +93,14 @@ def load_flat(data_path, files, num_classes, classes):
     elif len(labels) != len(files):
         raise InputError(f"data_path: {found.path} has {len(labels):,} labels for {len(files):,} pictures")
     return Samples(np.array([os.fsencode(file) for file in files]), np.array(labels, np.int32))
+
+
+def _rows(lines):
+    """(number, words) of each line that is not empty, and how many words all have to have."""
+    rows = [(number, _words(line)) for number, line in enumerate(lines, 1) if line.strip()]
+    if lines[:1] == [_HEADING]:  # behind the label stand boxes
+        return [(number, [*words[:1], *" ".join(words[1:]).split()[:1]]) for number, words in rows[1:]], 2
+    return rows, 2 if rows and len(rows[0][1]) == 2 else 1
 
 
 def _words(line):
