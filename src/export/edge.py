@@ -1,5 +1,6 @@
 """The last step on an Ascend host: MindSpore Lite's converter_lite, its configuration and its command."""
 
+import json
 import shlex
 
 from ..platform.files import replace_file, writing
@@ -42,8 +43,8 @@ def adapted(model):
 
 def adapt_command(model):
     """The command of CANN's AMCT that turns a quantised ONNX file (QDQ) into one of CANN's own operators."""
-    call = f"amct_onnx.convert_qat_model({str(model)!r}, {str(model.with_suffix(''))!r})"
-    return shlex.join(["python3", "-c", f"import amct_onnx; {call}"])
+    files = ", ".join(json.dumps(str(name)) for name in (model, model.with_suffix("")))  # texts of Python, too
+    return shlex.join(["python3", "-c", f"import amct_onnx; amct_onnx.convert_qat_model({files})"])
 
 
 def converter_command(model, config, file_format):
