@@ -141,8 +141,11 @@ def _open_onnx(path):
         def run(images):
             try:
                 return session.run(None, {name: images})[0]
-            except onnx_file.FAILURES as error:
-                raise InputError(f"{where} cannot be run: {_first_line(error)}") from None
+            except onnx_file.FAILURES as error:  # whose text is of the library's sources
+                raise InputError(
+                    f"{where} cannot be run ({type(error).__name__}): it takes other images than it says, or more "
+                    f"memory than {onnx_file.MOST_MEMORY >> 30} GiB"
+                ) from None
 
         return run
 
