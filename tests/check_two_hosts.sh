@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # A job over two hosts, on one machine: two network namespaces joined by a virtual cable. One host then fails as in a
 # power cut (the cable is pulled, its processes die); the other must end within a minute and say so, and both must
-# continue the run with the same command. Then hosts whose learning rates differ must say so instead of training. Needs root and the `ip` command.
+# continue the run with the same command. Then hosts whose learning rates differ must say so instead of training.
+# Needs root and the `ip` command.
 # usage: bash tests/check_two_hosts.sh       (exit code 0: passed, 77: skipped)
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

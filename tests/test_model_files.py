@@ -3,6 +3,8 @@
 What fuzzing has found (`test_hostile_files.py`) stands here as a fixed case.
 """
 
+from types import SimpleNamespace
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -10,11 +12,14 @@ from mindspore import nn
 from mindspore.train.mind_ir_pb2 import AttributeProto, ModelProto
 from onnx import TensorProto, helper
 
+from src.data.batches import check_memory
+from src.export.deployed import describe_interface
 from src.export.inference import Classifier
 from src.export.mindir import put_metadata, read_metadata
 from src.export.onnx_file import open_onnx
 from src.export.sparse_onnx import read_onnx
 from src.platform.errors import InputError
+from src.programs.eval import evaluate
 from tests.hostile_files import INTERFACE
 
 IMAGES = INTERFACE.random_images()
@@ -125,9 +130,20 @@ def test_a_graph_for_other_images(write):
     def nine(model):
         model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 9
 
-    with pytest.raises(InputError, match=r"x\.onnx cannot be run: ") as error:
+    with pytest.raises(InputError, match=r"x\.onnx cannot be run \(InvalidArgument\): it takes other images"):
         Classifier(write(DENSE, nine))(IMAGES)
-    assert len(str(error.value)) < 400
+
+
+def test_batches_have_an_upper_size():
+    check_memory(1783, (3, 224, 224))
+    trained = SimpleNamespace(
+        image_shape=(3, 224, 224), config=SimpleNamespace(dataset="folder"), eval_batch_size=1, source=None
+    )
+    message = "batch_size: 1784 images of 3 x 224 x 224 pixels are too many; 1783 are possible"
+    with pytest.raises(InputError, match=message):
+        describe_interface(trained, 1784)
+    with pytest.raises(InputError, match=message):
+        evaluate("x.ckpt", trained, SimpleNamespace(batch_size=1784))
 
 
 # --- MINDIR
