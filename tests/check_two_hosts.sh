@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # A job over two hosts, on one machine: two network namespaces joined by a virtual cable. One host then fails as in a
 # power cut (the cable is pulled, its processes die); the other must end within a minute and say so, and both must
-# continue the run with the same command. Needs root and the `ip` command.
+# continue the run with the same command. Then hosts whose learning rates differ must say so instead of training.
+# Needs root and the `ip` command.
 # usage: bash tests/check_two_hosts.sh       (exit code 0: passed, 77: skipped)
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -85,3 +86,19 @@ epochs=$(sed 's/.*"epoch": \([0-9]*\),.*/\1/' "$work/run/metrics.jsonl" | tr '\n
 [ "$epochs" = "1 2 3 4 5 6 " ] || fail "epochs in metrics.jsonl: $epochs"
 grep '^sparsity ' "$work/second_0.out"
 echo "continued to the end: epochs $epochs"
+
+# The last of two equal options counts.
+start 0 "$work/third_0.out" --output_path "$work/other" && third_0=$!
+start 1 "$work/third_1.out" --output_path "$work/other" --lr 0.2 && third_1=$!
+SECONDS=0
+for process in "$third_0" "$third_1"; do
+    status=0
+    wait "$process" || status=$?
+    [ $status != 0 ] || fail "hosts with different learning rates ended with 0"
+done
+[ $SECONDS -lt 90 ] || fail "hosts that differ did not end within a minute and a half, their start included"
+grep -h '^error: .*lr' "$work"/third_*.out || fail "what differs between the hosts is not named"
+[ ! -e "$work/other/metrics.jsonl" ] || fail "hosts that differ have trained"
+for host in "${hosts[@]}"; do
+    [ -z "$(ip netns pids "$host")" ] || fail "processes are left on a host"
+done

@@ -193,7 +193,7 @@ def main():
     kind, count, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     select_device("CPU")
     MODELS["resnet20"] = Tiny
-    onnx_file._MOST_MEMORY = BYTES // 4  # reached sooner
+    onnx_file.MOST_MEMORY = BYTES // 4  # reached sooner
     np.seterr(all="ignore")
     outcomes = fuzz(kind, folder, count)
     print(f"{kind}: {outcomes.total()} files, {outcomes['taken']} taken, {outcomes['refused']} refused")

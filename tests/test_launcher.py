@@ -323,6 +323,7 @@ def left_of(job):
 
 
 DISTURBED = {
+    "SIGINT to `run_distribute_train.sh` while workers start": (signal.SIGINT, 130, "stopped by SIGINT"),
     "SIGTERM to `run_distribute_train.sh` while workers start": (signal.SIGTERM, 143, "stopped by SIGTERM before"),
     "SIGHUP, as of a closed terminal, to it while workers start": (signal.SIGHUP, 129, "stopped by SIGTERM before"),
     "`kill -9` of a worker while it starts": (signal.SIGKILL, 1, "error: worker 1 of 2 failed with exit code -9"),
@@ -348,6 +349,65 @@ def test_a_job_that_is_disturbed_while_it_starts(fault, tmp_path):
     assert left_of(job) == []
     assert not (tmp_path / "run" / "result.json").exists()
     reliability.check(fault, f"ends within a minute, exit code {code}, says so", "no process is left behind")
+
+
+@pytest.mark.slow
+def test_a_worker_that_stands_still_is_named(tmp_path):
+    """Stopped by SIGSTOP it keeps its connections, and the others wait for it."""
+    job = launch(tmp_path / "run", "--epoch_size", "200", "--sync_batch_norm", "false")
+    wait_for_epoch(tmp_path / "run", 1, job)
+    log = tmp_path / "run" / "logs" / "worker_1.log"
+    os.kill(int(log.read_text().split()[5]), signal.SIGSTOP)
+    sent = time.monotonic()
+    output, _ = job.communicate(timeout=180)
+    assert time.monotonic() - sent < 60
+    assert job.returncode == 1, output
+    assert output.count("error: worker 1 of 2 does not answer any more") == 1
+    assert left_of(job) == []
+    reliability.check(
+        "SIGSTOP of a worker", "ends within a minute, exit code 1, names the worker", "no process is left behind"
+    )
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 160 kB in the place of a run's logs."""
+    logs = tmp_path / "run" / "logs"
+    logs.mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", logs], capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield logs
+    subprocess.run(["umount", "-l", logs], check=True)
+
+
+def fill(folder):
+    with contextlib.suppress(OSError), open(folder / "ballast", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(512))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fault", ["no space for the logs before the start", "no space for the logs while workers start"]
+)
+def test_a_full_disk_for_the_logs(fault, small_disk):
+    late = "while" in fault
+    if not late:
+        fill(small_disk)
+    job = launch(small_disk.parent)
+    if late:
+        while not list(small_disk.glob("launcher_0.log")):
+            assert job.poll() is None
+            time.sleep(0.05)
+        fill(small_disk)
+    full = time.monotonic()
+    output, _ = job.communicate(timeout=240)
+    assert time.monotonic() - full < 60
+    assert job.returncode == 2, output
+    assert output.count(f"error: output_path: cannot write to {small_disk}: the disk is full") == 1
+    assert left_of(job) == []
+    assert not (small_disk.parent / "result.json").exists()
+    reliability.check(fault, "one line, exit code 2", "no process is left behind")
 
 
 @pytest.mark.slow

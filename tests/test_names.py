@@ -163,3 +163,11 @@ def test_a_damaged_file_whose_name_mindspore_does_not_take(tmp_path):
     bad.write_bytes(b"noise")
     with pytest.raises(InputError, match="not a MINDIR"):
         Classifier(bad)
+
+
+@pytest.mark.parametrize("key", ["output_path", "data_path", "pretrained", "resume_ckpt"])
+def test_a_run_says_that_its_folders_are_named_in_utf8(key):
+    """They are written to its configuration; a link may have another name."""
+    with pytest.raises(InputError, match=f"{key}: Input should be a name in UTF-8"):
+        resolve({key: os.fsdecode(b"no \xff UTF-8")})
+    assert resolve({key: "ü"})[key] == "ü"

@@ -54,7 +54,7 @@ def test_commands_of_the_package_find_their_recipes(site, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "sparsity" in done.stdout
     commands = {path.name for path in (site / "bin").iterdir()}
-    assert commands == {"rpg-train", "rpg-eval", "rpg-export", "rpg-infer"}
+    assert commands == {"rpg-train", "rpg-eval", "rpg-export", "rpg-infer", "rpg-convert-torch"}
 
 
 @pytest.mark.slow

@@ -315,6 +315,17 @@ def test_archives_are_not_expanded(compression, taken, tmp_path):
         refuses("is compressed", read_weights, path)
 
 
+@pytest.mark.parametrize("field", [20, 24], ids=["compressed", "size"])
+def test_archives_that_declare_gigabytes(field, tmp_path):
+    """Of which zipfile would ask the system before it reads."""
+    path = torch_zip(tmp_path / "x.pth", tensor_pickle(), {"0": bytes(8)})
+    content = bytearray(path.read_bytes())
+    place = content.index(b"PK\1\2") + field
+    content[place : place + 4] = struct.pack("<I", 2**31 - 1)
+    path.write_bytes(content)
+    refuses("is compressed, or too large", read_weights, path)
+
+
 @pytest.mark.parametrize(
     "change",
     [{"classifier.weight": np.float32(1)}, {"classifier.weight": np.ones(3)}, {"conv1.weight": np.ones(3)}],

@@ -5,7 +5,7 @@ import re
 from typing import Annotated, Literal
 
 from easydict import EasyDict
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
 from ..data import DATASETS
@@ -18,7 +18,17 @@ from ..pruning.settings import PruningSettings, apply_method, complete
 
 OF_A_FOLDER = ("image_size", "crop", "grey", "statistics", "skip_unreadable")  # what published data sets have fixed
 OF_MOMENTUM = ("momentum", "nesterov")  # which recipes of another optimiser may inherit from their base
-PathName = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=4000)]  # what a system call takes
+
+
+def _in_utf8(path):
+    if isinstance(path, str) and path != path.encode("utf-8", "replace").decode():
+        raise PydanticCustomError("path", "Input should be a name in UTF-8, as files of a run are; give a link to it")
+    return path
+
+
+PathName = Annotated[
+    str, BeforeValidator(_in_utf8), StringConstraints(pattern=r"^[^\x00]*$", max_length=4000)
+]  # what a system call takes
 
 
 def known_model(name):

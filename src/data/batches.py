@@ -1,6 +1,7 @@
 """What a run reads: images of a data set in batches, epoch by epoch, for one worker of several."""
 
 import hashlib
+import math
 import os
 import re
 from typing import NamedTuple, Optional
@@ -17,6 +18,7 @@ from .samples import held_out
 from .sharding import WHOLE
 
 OPERATIONS = 2  # of RandAugment on each image
+LARGEST_BATCH = 2**28  # numbers, a gigabyte of them
 # All that `mindspore.dataset` leaves of an exception is the traceback in the text of its own.
 _INPUT_ERROR = re.compile(rf"^{re.escape(InputError.__module__)}\.{InputError.__name__}: (.*)$", re.MULTILINE)
 
@@ -138,6 +140,15 @@ def published_steps(name, batch_size, val_fraction=0.0):
     samples -= round(val_fraction * samples)
     check_batch(name, samples, batch_size)
     return samples // batch_size
+
+
+def check_memory(batch_size, image_shape):
+    """Raise InputError if a batch of images (channels, height, width) is larger than any that is meant."""
+    numbers = math.prod((batch_size, *image_shape))
+    if numbers > LARGEST_BATCH:
+        size = " x ".join(map(str, image_shape))
+        most = LARGEST_BATCH // math.prod(image_shape)
+        raise InputError(f"batch_size: {batch_size} images of {size} pixels are too many; {most} are possible")
 
 
 def check_batch(name, samples, batch_size):

@@ -9,13 +9,13 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from pydantic import BaseModel, Field, StrictBool, model_validator
 
+from ..data.batches import LARGEST_BATCH, check_memory
 from ..platform.errors import InputError
 from ..platform.files import MIB
 from .fold import fold_batch_norms
 from .report import ROUNDING_TOLERANCE, TOLERANCE, check_outputs
 
 _LARGEST_METADATA = 4 * MIB
-_LARGEST_BATCH = 2**27  # numbers
 _Side = Annotated[int, Field(ge=1, le=2**12)]  # pixels
 _Level = Annotated[float, Field(ge=0, le=255, allow_inf_nan=False)]  # grey value
 _Deviation = Annotated[float, Field(gt=1e-3, le=255, allow_inf_nan=False)]
@@ -25,7 +25,7 @@ class _Interface(BaseModel):
     """What the metadata of a file may say; see Interface."""
 
     image_shape: tuple[Literal[1, 3], _Side, _Side]
-    batch_size: Optional[Annotated[int, Field(ge=1, le=2**16)]]
+    batch_size: Optional[Annotated[int, Field(ge=1, le=2**20)]]
     mean: tuple[_Level, ...]
     std: tuple[_Deviation, ...]
     normalized: StrictBool
@@ -39,7 +39,7 @@ class _Interface(BaseModel):
             raise ValueError("mean and std are not of as many colours as the images")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("two classes have one name")
-        if math.prod((self.batch_size or 1, *self.image_shape)) > _LARGEST_BATCH:
+        if math.prod((self.batch_size or 1, *self.image_shape)) > LARGEST_BATCH:
             raise ValueError("a batch is too large")
         return self
 
@@ -91,7 +91,11 @@ class Interface(NamedTuple):
 
 
 def describe_interface(trained, batch_size=1, normalize=False, softmax=False):
-    """The Interface of a trained network; mean and std are those of its data, nameless classes are numbered."""
+    """The Interface of a trained network; mean and std are those of its data, nameless classes are numbered.
+
+    Raises InputError for a batch that no memory has room for.
+    """
+    check_memory(batch_size or 1, trained.image_shape)
     data = trained.data
     count = data.num_classes
     return Interface(

@@ -40,10 +40,14 @@ class Classifier:
         for start in range(0, len(images), step):
             batch = images[start : start + step]
             padding = [(0, step - len(batch))] + [(0, 0)] * 3
-            outputs.append(self.run(np.pad(batch, padding))[: len(batch)])
+            output = self.run(np.pad(batch, padding))
+            fits = isinstance(output, np.ndarray) and output.shape == (step, len(self.interface.classes))
+            if not (fits and output.dtype.kind == "f" and np.isfinite(output).all()):
+                raise InputError(
+                    f"model: {self.path}: its outputs are not a finite number for each class; export it anew"
+                )
+            outputs.append(output[: len(batch)])
         outputs = np.concatenate(outputs)
-        if outputs.shape != (len(images), len(self.interface.classes)) or not np.isfinite(outputs).all():
-            raise InputError(f"model: {self.path}: its outputs are not a finite number for each class; export it anew")
         return outputs if self.interface.softmax else softmax(outputs)
 
 
@@ -137,8 +141,11 @@ def _open_onnx(path):
         def run(images):
             try:
                 return session.run(None, {name: images})[0]
-            except onnx_file.FAILURES as error:
-                raise InputError(f"{where} cannot be run: {_first_line(error)}") from None
+            except onnx_file.FAILURES as error:  # whose text is of the library's sources
+                raise InputError(
+                    f"{where} cannot be run ({type(error).__name__}): it takes other images than it says, or more "
+                    f"memory than {onnx_file.MOST_MEMORY >> 30} GiB"
+                ) from None
 
         return run
 

@@ -10,7 +10,7 @@ import mindspore as ms
 import numpy as np
 from google.protobuf.message import DecodeError
 from mindspore import Tensor, nn
-from mindspore.train.mind_ir_pb2 import ModelProto, TensorProto
+from mindspore.train.mind_ir_pb2 import AttributeProto, ModelProto, TensorProto
 
 from ..platform.errors import InputError
 from ..platform.files import GIB, read_regular
@@ -24,6 +24,12 @@ _BYTES = {  # of a number, by its type
     **dict.fromkeys((TensorProto.UINT16, TensorProto.INT16, TensorProto.FLOAT16, TensorProto.BFLOAT16), 2),
     **dict.fromkeys((TensorProto.FLOAT, TensorProto.INT32, TensorProto.UINT32), 4),
     **dict.fromkeys((TensorProto.DOUBLE, TensorProto.FLOAT64, TensorProto.INT64, TensorProto.UINT64), 8),
+}
+# Of attributes: graphs, functions, and tensors that no network here has.
+_REFUSED_KINDS = {
+    kind
+    for name, kind in AttributeProto.AttributeType.items()
+    if name in ("GRAPH", "FUNCTOR", "SCALAR_GRAPH_HOLDER") or name.endswith(("CLOSURE", "_TENSOR"))
 }
 # Primitives that run code of the file or beside it, write or read files, or talk to other processes.
 _REFUSED = re.compile(
@@ -139,6 +145,8 @@ def _check_attributes(attributes, levels=_MOST_LEVELS):
     for attribute in attributes:
         if attribute.HasField("g") or attribute.graphs or attribute.HasField("functor"):
             raise ValueError("it has graphs inside its graph")
+        if attribute.type in _REFUSED_KINDS or (attribute.type == AttributeProto.TENSORS and not attribute.tensors):
+            raise ValueError(f"its attribute {attribute.name:.100} is not what it says")
         for tensor in (*([attribute.t] if attribute.HasField("t") else ()), *attribute.tensors):
             _check_tensor(tensor)
         _check_attributes(attribute.values, levels - 1)

@@ -14,7 +14,7 @@ from ..platform.errors import InputError
 from ..platform.files import GIB, read_regular
 
 _LARGEST_FILE = 2 * GIB  # protobuf's limit
-_MOST_MEMORY = 4 * GIB  # of all sessions of a process together
+MOST_MEMORY = 4 * GIB  # of all sessions of a process together
 _STATE = onnxruntime.capi.onnxruntime_pybind11_state
 FAILURES = tuple(
     getattr(_STATE, name)
@@ -76,7 +76,7 @@ def _limit_memory():
     where = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
-    onnxruntime.create_and_register_allocator(where, onnxruntime.OrtArenaCfg({"max_mem": _MOST_MEMORY}))
+    onnxruntime.create_and_register_allocator(where, onnxruntime.OrtArenaCfg({"max_mem": MOST_MEMORY}))
 
 
 def _refused(model):

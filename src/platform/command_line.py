@@ -4,6 +4,8 @@ import argparse
 
 from .errors import InputError
 
+_MOST = 2**20
+
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that takes no abbreviations and raises InputError instead of printing its usage."""
@@ -16,10 +18,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def positive(text):
-    """An argparse type: a whole number of at least 1."""
+    """An argparse type: a whole number from 1 to a million or so, more than which is a slip."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    if number > _MOST:
+        raise argparse.ArgumentTypeError(f"{text} is more than {_MOST:,}")
     return number
 
 

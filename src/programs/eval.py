@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from ..data import PUBLISHED, published_info
-from ..data.batches import Batches, Batching
+from ..data.batches import Batches, Batching, check_memory
 from ..platform.command_line import Parser, add_network, positive
 from ..platform.device import select_device
 from ..platform.errors import InputError, run_program, tell
@@ -73,6 +73,7 @@ def evaluate(file, trained, arguments):
         raise InputError(
             f"{file}: configuration: dataset: {config.dataset} has no images of shape {trained.image_shape}"
         )
+    check_memory(batch_size, trained.image_shape)
     data = Batches(trained.source(arguments.data_path), "test", Batching(batch_size, config.num_workers))
     scores = Evaluator(trained.network, batch_size)(data.epoch())
     if not math.isfinite(scores.loss):

@@ -2,9 +2,13 @@
 
 From PyTorch (.pth, .pt, .tar, .safetensors) to a deployable checkpoint (.ckpt) that eval.py and export.py take, and
 from a deployable checkpoint to PyTorch's names (.safetensors, or .pth where PyTorch is installed).
+
+With PYTHONSAFEPATH, Python looks for no module in the working folder: PYTHONPATH=. python -m src.tools.convert_torch, or
+the command rpg-convert-torch of the installed package.
 """
 
 import io
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -135,5 +139,7 @@ def _count(tensors):
     return f"{zeros:,} of {total:,} weights are zero ({100 * zeros / total:.2f} %)"
 
 
+program = partial(run_program, main)
+
 if __name__ == "__main__":
-    run_program(main)
+    program()

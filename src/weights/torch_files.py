@@ -68,7 +68,8 @@ def _read_zip(file, size):
 
         def read(name, most):
             member = members[folder + name]
-            if member.compress_type != zipfile.ZIP_STORED or member.file_size > most:
+            stored = member.compress_type == zipfile.ZIP_STORED and member.compress_size == member.file_size
+            if not stored or member.file_size > most:
                 raise ValueError(f"{name} is compressed, or too large for the file")
             return archive.read(member)
 
