@@ -24,23 +24,34 @@
 #if defined(__AVX512F__)
 #include <immintrin.h>
 enum { LANES = 16, MAX_TILE = 16, ROW_TILE = 6 };
+#define BREAK_EVENS 0.45, 0.12
 #define MAX_PS _mm512_max_ps
 #define MIN_PS _mm512_min_ps
 #elif defined(__AVX__)
 #include <immintrin.h>
 enum { LANES = 8, MAX_TILE = 12, ROW_TILE = 3 };
+#define BREAK_EVENS 0.45, 0.14
 #define MAX_PS _mm256_max_ps
 #define MIN_PS _mm256_min_ps
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 enum { LANES = 4, MAX_TILE = 16, ROW_TILE = 6 };
+#define BREAK_EVENS 0.45, 0.24
 #define MAX_PS vmaxq_f32
 #define MIN_PS vminq_f32
 #else
 #include <emmintrin.h>
-enum { LANES = 4, MAX_TILE = 8, ROW_TILE = 3 };
+enum { LANES = 4, MAX_TILE = 8, ROW_TILE = 2 };
+#define BREAK_EVENS 0.8, 0.24
 #define MAX_PS _mm_max_ps
 #define MIN_PS _mm_min_ps
+#endif
+
+/* Densities of layers from which ROW channels at once, and dense products of flat layers, are faster: about where
+ * benchmark/sparse_break_even.py finds them equal (NEON: not measured); it builds with -DALL_FROM=DENSITY for both. */
+#if defined(ALL_FROM)
+#undef BREAK_EVENS
+#define BREAK_EVENS ALL_FROM, ALL_FROM
 #endif
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
@@ -186,7 +197,10 @@ SPARSE(1) SPARSE(2) SPARSE(3) SPARSE(4) SPARSE(5) SPARSE(6) SPARSE(7) SPARSE(8)
 #if defined(__AVX__) || defined(__aarch64__)
 SPARSE(10) SPARSE(12)
 #endif
-ROWS(1) ROWS(2) ROWS(3)
+ROWS(1) ROWS(2)
+#if defined(__AVX__) || defined(__aarch64__)
+ROWS(3)
+#endif
 #if defined(__AVX512F__) || defined(__aarch64__)
 SPARSE(14) SPARSE(16)
 ROWS(4) ROWS(5) ROWS(6)
@@ -203,7 +217,10 @@ static tile_function *const sparse_tiles[] = {
 #endif
 };
 static tile_function *const row_tiles[] = {
-    rows_1, rows_2, rows_3,
+    rows_1, rows_2,
+#if defined(__AVX__) || defined(__aarch64__)
+    rows_3,
+#endif
 #if defined(__AVX512F__) || defined(__aarch64__)
     rows_4, rows_5, rows_6,
 #endif
@@ -525,4 +542,4 @@ static bool present(void) {
 #endif
 }
 
-const struct kernels JOIN(rpg_kernels_, NAME) = {STRING(NAME), LANES, MAX_TILE, present, run};
+const struct kernels JOIN(rpg_kernels_, NAME) = {STRING(NAME), LANES, MAX_TILE, BREAK_EVENS, present, run};

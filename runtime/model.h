@@ -114,6 +114,7 @@ struct task {
 struct kernels {
     const char *name;
     int lanes, max_tile;
+    double row_density, flat_density; /* layers denser than this run ROW channels at once, flat ones as dense products */
     bool (*present)(void);
     void (*run)(const struct task *task, float *scratch);
 };

@@ -7,8 +7,6 @@
 
 #include "model.h"
 
-/* Layers denser than this run ROW channels at once, flat ones as dense products: where the break-evens lie is judgement, not yet measured. */
-static const double row_density = 0.5, flat_density = 0.2;
 /* What a strip of consecutive layers may touch: half of a usual second-level cache. */
 static const double strip_bytes = 512 << 10;
 /* Multiply-adds below which a task is not divided between threads. */
@@ -263,7 +261,7 @@ static bool pack(struct builder *builder, int index) {
     if (op->bias) memcpy(bias, op->bias, channels * sizeof *bias);
     node->bias = bias;
 
-    if (flat && density > flat_density && op->groups == 1) {
+    if (flat && density > builder->kernels->flat_density && op->groups == 1) {
         node->kind = NODE_FLAT_DENSE;
         packing.pitch = node->columns = round_up(packing.per_output, LINE);
         node->weights = packing.dense = own(plan, (size_t)channels * packing.pitch, sizeof(float));
@@ -303,7 +301,7 @@ static bool pack(struct builder *builder, int index) {
     node->taps = packing.taps;
     node->first = packing.first;
     draft->taps = packing.count;
-    if (enough && !flat && op->groups == 1 && density > row_density) enough = pack_rows(plan, node, channels);
+    if (enough && !flat && op->groups == 1 && density > builder->kernels->row_density) enough = pack_rows(plan, node, channels);
     return enough ? true : no_memory(builder);
 }
 

@@ -1,16 +1,22 @@
 #!/usr/bin/env bash
 # Build the sparse runtime: librpg_sparse.so, librpg_sparse.a and the program rpg_sparse, in runtime/build (or build-TARGET).
-# usage: bash scripts/build_runtime.sh [--target aarch64-linux-gnu] [--sanitize]
-#   CC names the compiler (default: cc, or TARGET-gcc); --sanitize builds under AddressSanitizer and UBSan, for tests.
+# usage: bash scripts/build_runtime.sh [--target aarch64-linux-gnu] [--output DIR] [--sanitize]
+#   CC names the compiler, gcc or clang (default: cc, or TARGET-gcc), CFLAGS more options for it; --sanitize builds under AddressSanitizer and UBSan, for tests.
 set -euo pipefail
+from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/../runtime"
 shopt -s nullglob
 
-target="" sanitize=no
+target="" sanitize=no output=""
 while [ $# -gt 0 ]; do
     case $1 in
     --target)
         target=${2:?"--target needs a name such as aarch64-linux-gnu"}
+        shift 2
+        ;;
+    --output)
+        output=${2:?"--output needs a folder"}
+        [[ $output == /* ]] || output=$from/$output
         shift 2
         ;;
     --sanitize)
@@ -18,7 +24,7 @@ while [ $# -gt 0 ]; do
         shift
         ;;
     *)
-        echo "error: unknown option $1; usage: bash scripts/build_runtime.sh [--target NAME] [--sanitize]" >&2
+        echo "error: unknown option $1; usage: bash scripts/build_runtime.sh [--target NAME] [--output DIR] [--sanitize]" >&2
         exit 2
         ;;
     esac
@@ -36,6 +42,8 @@ if [ $sanitize = yes ]; then
     folder=$folder-sanitized
     flags+=(-g -fsanitize=address -fsanitize=undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
 fi
+read -ra extra <<<"${CFLAGS:-}"
+flags+=("${extra[@]}")
 case $("$compiler" -dumpmachine) in
 x86_64*) isas=("sse2 -msse2" "avx2 -mavx2 -mfma" "avx512 -mavx512f -mavx512dq -mavx512vl -mavx2 -mfma") ;;
 aarch64*) isas=("neon") ;;
@@ -55,6 +63,7 @@ done
 for source in file plan run; do
     "$compiler" "${flags[@]}" -Os -c $source.c -o "$work/$source.o"
 done
+folder=${output:-$folder}
 mkdir -p "$folder"
 if [ $sanitize = no ]; then
     "$compiler" -shared -s -pthread -Wl,-z,noseparate-code,-z,norelro "$work"/*.o -lm -o "$work/librpg_sparse.so"
@@ -67,4 +76,5 @@ for program in main.c examples/classify.c tests/*.c; do
     [ "$name" != main ] || name=rpg_sparse
     "$compiler" "${flags[@]}" -I. "$program" "$folder/librpg_sparse.a" -lm -o "$folder/$name"
 done
-echo "built in runtime/$folder"
+[[ $folder == /* ]] || folder=runtime/$folder
+echo "built in $folder"

@@ -20,8 +20,12 @@ INTERFACE = Interface((3, 12, 12), None, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), False
 
 @pytest.fixture(scope="module")
 def isas(tmp_path_factory):
+    return present_isas(tmp_path_factory.mktemp("isas"))
+
+
+def present_isas(folder):
     """The instruction sets that this processor has."""
-    path = tmp_path_factory.mktemp("isas") / "a.sparse"
+    path = folder / "a.sparse"
     path.write_bytes(to_bytes(mixed_graph()))
 
     def present(isa):

@@ -1,5 +1,6 @@
 """Damaged and hostile .sparse files, and many rounds of one, under AddressSanitizer and UBSan; other processors."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sparse_reference import mixed_graph, random_graph, residual_graph, run
-from test_sparse_runtime import INTERFACE
+from test_sparse_runtime import INTERFACE, present_isas
 
 from src.export.sparse.file import to_bytes
 
@@ -20,11 +21,11 @@ GRAPHS = {
 }
 
 
-def build(*options):
+def build(*options, compiler=None):
     """Run the build script; its folder."""
-    done = subprocess.run(
-        ["bash", ROOT / "scripts" / "build_runtime.sh", *options], capture_output=True, text=True, check=True
-    )
+    words = ["bash", ROOT / "scripts" / "build_runtime.sh", *options]
+    environment = {**os.environ, "CC": compiler} if compiler else None
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
     return ROOT / done.stdout.split()[-1]
 
 
@@ -71,6 +72,18 @@ def test_aarch64_gives_the_same_outputs(tmp_path):
         for threads in (1, 3):
             emulator = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"]
             compare(graph, [*emulator, program], tmp_path, ["--threads", str(threads)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_compilers_give_the_same_outputs(tmp_path, compiler):
+    if not shutil.which(compiler):
+        pytest.skip(f"{compiler} not installed")
+    program = build("--output", tmp_path, compiler=compiler) / "rpg_sparse"
+    for isa in present_isas(tmp_path):
+        for graph in (*GRAPHS.values(), mixed_graph(1, 40)):
+            for threads in (1, 3):
+                compare(graph, [program], tmp_path, ["--threads", str(threads), "--isa", isa])
 
 
 def compare(graph, program, folder, options=()):

@@ -1,1 +1,1 @@
-"""SPARSE files: `graph` reads ONNX, `file` is the format, `runtime` calls the C library, `export` writes them."""
+"""SPARSE files: `graph` reads ONNX, `file` is the format, `runtime` calls the C library, `export` writes and checks."""
