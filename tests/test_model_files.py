@@ -17,7 +17,7 @@ from src.export.deployed import describe_interface
 from src.export.inference import Classifier
 from src.export.mindir import put_metadata, read_metadata
 from src.export.onnx_file import open_onnx
-from src.export.sparse_onnx import read_onnx
+from src.export.sparse.graph import read_onnx
 from src.platform.errors import InputError
 from src.programs.eval import evaluate
 from tests.hostile_files import INTERFACE
