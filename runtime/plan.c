@@ -469,8 +469,9 @@ static int needed(const struct builder *builder, int index, int which, int end) 
     const struct window *window = &node->window;
     if (in->flat) return in->pixels;
     if (by_rows(node)) {
-        int seen = node->kind == NODE_SPLIT ? window->stride[0] : window->kernel[0];
-        int rows = (end - 1) * window->stride[0] + seen - window->before[0];
+        int last = window->kernel[0] - 1 - window->before[0];
+        for (int phase = 0; phase < node->phases; phase++) last = most(phase ? last : INT_MIN, node->start[phase][0]);
+        int rows = (end - 1) * window->stride[0] + last + 1;
         return rows >= in->shape.h ? in->pixels : most(rows, 0) * in->pitch;
     }
     if (!is_long(builder, index)) return in->pixels;

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Build the sparse runtime: librpg_sparse.so, librpg_sparse.a and the program rpg_sparse, in runtime/build (or build-TARGET).
 # usage: bash scripts/build_runtime.sh [--target aarch64-linux-gnu] [--output DIR] [--sanitize]
-#   CC names the compiler, gcc or clang (default: cc, or TARGET-gcc), CFLAGS more options for it; --sanitize builds under AddressSanitizer and UBSan, for tests.
+#   CC names the compiler, gcc or clang (default: cc, or TARGET-gcc), CFLAGS more options for it;
+#   --sanitize builds under AddressSanitizer and UBSan, for tests.
 set -euo pipefail
 from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/../runtime"

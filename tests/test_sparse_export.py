@@ -1,5 +1,6 @@
 """SPARSE through export.py and infer.py: outputs, zeros, accuracy, the line on the gain, the example program."""
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from src.export.sparse.export import describe_gain, export_sparse
 from src.export.sparse.file import from_bytes
 from src.export.sparse.runtime import LIBRARY, SparseModel
 from src.platform.errors import InputError
-from src.training.evaluation import Evaluator
 from src.weights.trained import load_trained
 from tests.in_process import run
 
@@ -53,7 +53,7 @@ def test_a_file_gives_the_networks_logits_and_keeps_its_zeros(exported, trained_
     assert [file.name for file in path.parent.iterdir()] == ["net.sparse"]
 
 
-def test_the_accuracy_is_that_of_the_network(exported, trained_resnet20):
+def test_the_accuracy_is_that_of_eval(exported, trained_resnet20):
     trained = load_trained(trained_resnet20[0])
     config = trained.config
     data = Batches(Source(config.dataset, classes=trained.classes), "test", Batching(128)).epoch()
@@ -62,9 +62,9 @@ def test_the_accuracy_is_that_of_the_network(exported, trained_resnet20):
         for images, labels in data.create_tuple_iterator(output_numpy=True, num_epochs=1):
             correct += int((model(images).argmax(1) == labels).sum())
             total += len(labels)
-    scores = Evaluator(trained.network, 128)(data)
-    assert total == scores.images
-    assert 100 * correct / total == pytest.approx(scores.top1, abs=1e-9)
+    scores = json.loads(run("eval.py", "--ckpt", trained_resnet20[0], "--json").stdout)
+    assert total == scores["images"]
+    assert 100 * correct / total == pytest.approx(scores["top1"], abs=1e-9)
 
 
 @pytest.mark.parametrize("inside", [False, True])

@@ -70,6 +70,21 @@ def test_shortcuts_strip_by_strip(tmp_path, isas, width, size):
     check(graph, tmp_path / "a.sparse", isas, (1, 2, 4), 1)
 
 
+@pytest.mark.parametrize("kernels", [(7, 2, 1), (1, 3, 7)])
+def test_strided_convolutions_share_the_phases_of_a_map(tmp_path, isas, kernels):
+    """In either order of reach, and strip by strip: none may read rows that are not there yet."""
+    random = np.random.default_rng(0)
+    axis = Axis(3, 1, 1, 1)
+    operations = [Operation("convolution", (0,), window=(axis, axis), weight=random_weight(random, (12, 3, 3, 3), 0.4))]
+    for kernel in kernels:
+        axis = Axis(kernel, 2, (kernel - 1) // 2, (kernel - 1) // 2)
+        weight = random_weight(random, (4, 12, kernel, kernel), 0.2)
+        inputs = (1,) if len(operations) == 1 else (1, len(operations))
+        operations.append(Operation("convolution", inputs, window=(axis, axis), weight=weight))
+    operations.append(head(random, len(operations), (4, 32, 32)))
+    check(Graph((3, 64, 64), operations), tmp_path / "a.sparse", isas, (1, 2, 4), 1)
+
+
 def test_channels_that_nothing_reads(tmp_path, isas):
     graph = residual_graph(np.random.default_rng(0), 16, 20)
     weight = graph.operations[2].weight.copy()
