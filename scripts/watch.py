@@ -21,7 +21,8 @@ def main():
         seen |= workers_of(msrun)
         if since is None and in_trouble(seen, ends, scheduler_log, before):
             since = time.monotonic()
-        if since is not None and time.monotonic() - since > patience:
+        # Nobody has to find out who is lost where a worker has said what is wrong with the input.
+        if since is not None and time.monotonic() - since > (min(patience, 5) if "2" in codes_of(ends) else patience):
             os.killpg(msrun, signal.SIGKILL)
             return
         time.sleep(0.5)
@@ -33,9 +34,14 @@ def in_trouble(seen, ends, scheduler_log, before):
     before: what the scheduler's log held when the job began, which says nothing of it.
     """
     gone = sum(not alive(process) for process in seen)  # asked first: a worker writes its line before it goes
-    codes = [line.split()[1] for line in read(ends).splitlines()]
+    codes = codes_of(ends)
     log = read(scheduler_log)
     return gone > len(codes) or any(code != "0" for code in codes) or (log != before and " is timed out" in log)
+
+
+def codes_of(ends):
+    """How the workers of this host that have come to an end did so."""
+    return [line.split()[1] for line in read(ends).splitlines()]
 
 
 def workers_of(msrun):

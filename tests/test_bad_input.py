@@ -48,7 +48,8 @@ HEAD = """# Bad input, and what the programs say
 
 Every row is run by `tests/test_bad_input.py`, which compares this table with the answers (and writes it when it is run
 by itself). All end with one line on stderr, nothing on stdout, exit code 2, no traceback, and every file as it was.
-`run/` is the folder of a finished run. What is done against files that were made to do harm: [hostile_files.md](hostile_files.md).
+`run/` is the folder of a finished run. What is done against files that were made to do harm: see
+[hostile_files.md](hostile_files.md).
 """
 TABLE_HEAD = "| input | command | answer | exit code |\n| --- | --- | --- | --- |"
 

@@ -217,3 +217,20 @@ def test_mindir_files_that_are_not_one_graph_of_computations(message, change, mi
     for reader in (Classifier, read_metadata):
         with pytest.raises(InputError, match=message):
             reader(tmp_path / "x.mindir")
+
+
+@pytest.mark.parametrize("suffix", ["mindir", "onnx"])
+def test_a_file_that_says_nonsense_of_itself_is_not_loaded(suffix, mindir, write, tmp_path, monkeypatch):
+    path, texts = tmp_path / f"x.{suffix}", INTERFACE._replace(crop=0.0).to_metadata()
+    if suffix == "onnx":
+        path = write(DENSE, lambda model: helper.set_model_props(model, texts))
+    else:
+        model = ModelProto()
+        model.ParseFromString(mindir)
+        model.ClearField("user_info")
+        put_metadata(model.user_info, texts)
+        path.write_bytes(model.SerializeToString())
+    for where in ("src.export.mindir.load_graph", "src.export.onnx_file.open_model"):
+        monkeypatch.setattr(where, lambda *_: pytest.fail("it is loaded"))
+    with pytest.raises(InputError, match="does not say what it takes"):
+        Classifier(path)

@@ -23,12 +23,12 @@ TIMED_OUT = "The node: 1 is timed out. It may exit with exception\n"
 class Job:
     """A stand-in of msrun in a group of its own, and the watch over it."""
 
-    def __init__(self, folder, before=""):
+    def __init__(self, folder, before="", patience="0.5"):
         self.ends, self.log = folder / "ends_0", folder / "scheduler.log"
         self.log.write_text(before)
         self.msrun = subprocess.Popen(["bash", "-c", MSRUN], stdout=subprocess.PIPE, text=True, start_new_session=True)
         self.workers = list(map(int, self.msrun.stdout.readline().split()))
-        arguments = [str(self.msrun.pid), self.ends, self.log, "0.5"]
+        arguments = [str(self.msrun.pid), self.ends, self.log, patience]
         self.watch = subprocess.Popen([sys.executable, watch.__file__, *arguments], stdout=subprocess.PIPE)
         time.sleep(1.2)  # it has seen the workers
 
@@ -63,6 +63,20 @@ def test_a_job_at_work_is_left_alone(job):
 def test_a_job_of_which_a_worker_has_failed_is_ended(job):
     job.ends.write_text("0 0\n1 3\n")
     assert job.killed()
+
+
+@pytest.mark.slow  # fourteen seconds
+@pytest.mark.parametrize(("code", "ends"), [(2, True), (1, False)])
+def test_where_a_worker_has_refused_its_input_nobody_waits_for_the_scheduler(code, ends, tmp_path):
+    job = Job(tmp_path, patience="45")
+    job.ends.write_text(f"0 {code}\n")
+    try:
+        assert job.killed(8) == ends
+    finally:
+        if not ends:
+            os.killpg(job.msrun.pid, signal.SIGKILL)
+        job.msrun.communicate()
+        job.watch.communicate(timeout=20)
 
 
 def test_a_job_of_which_a_worker_has_vanished_is_ended_even_if_others_are_stopped(job):

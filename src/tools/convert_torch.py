@@ -3,8 +3,8 @@
 From PyTorch (.pth, .pt, .tar, .safetensors) to a deployable checkpoint (.ckpt) that eval.py and export.py take, and
 from a deployable checkpoint to PyTorch's names (.safetensors, or .pth where PyTorch is installed).
 
-With PYTHONSAFEPATH, Python looks for no module in the working folder: PYTHONPATH=. python -m src.tools.convert_torch, or
-the command rpg-convert-torch of the installed package.
+With PYTHONSAFEPATH, Python looks for no module in the working folder: PYTHONPATH=. python -m src.tools.convert_torch
+does, and so does the command rpg-convert-torch of the installed package.
 """
 
 import io
