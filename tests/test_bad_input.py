@@ -205,6 +205,7 @@ ROWS = [
     Row("two kinds of batch", "export.py --ckpt run/best.ckpt --batch_size 2 --dynamic_batch", "contradicts"),
     Row("a batch of any size", "export.py --ckpt run/best.ckpt --file_format SPARSE --batch_size 2", "takes any batch"),
     Row("nothing to export", "export.py", "one of the arguments --ckpt --unpack is required"),
+    Row("a network to unpack with", "export.py --unpack run/best.ckpt --network n.py:f", "unpacking builds no network"),
     Row("a checkpoint to unpack", "export.py --unpack run/best.ckpt --file_name x.ckpt", "not a packed file"),
     Row("a truncated packed file", "export.py --unpack cut.packed --file_name y.ckpt", "damaged or truncated"),
     Row("the input for the output", "export.py --unpack run/best.ckpt", "is the input file"),
