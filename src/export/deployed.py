@@ -11,6 +11,8 @@ from pydantic import BaseModel, Field, StrictBool, model_validator
 
 from ..platform.errors import InputError
 from ..platform.files import MIB
+from ..pruning.pruner import prunable_layers
+from ..weights.own import OWN
 from .fold import fold_batch_norms
 from .report import ROUNDING_TOLERANCE, TOLERANCE, check_outputs
 
@@ -93,7 +95,10 @@ class Interface(NamedTuple):
 def describe_interface(trained, batch_size=1, normalize=False, softmax=False):
     """The Interface of a trained network; mean and std are those of its data, nameless classes are numbered."""
     data = trained.data
-    count = data.num_classes
+    if trained.config.model == OWN:  # the layer defined last need not be the one that comes last
+        count = data.num_classes
+    else:
+        count = prunable_layers(trained.network)[-1][1].weight.shape[0]
     return Interface(
         image_shape=tuple(trained.image_shape),
         batch_size=batch_size,
