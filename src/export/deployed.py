@@ -95,10 +95,8 @@ class Interface(NamedTuple):
 def describe_interface(trained, batch_size=1, normalize=False, softmax=False):
     """The Interface of a trained network; mean and std are those of its data, nameless classes are numbered."""
     data = trained.data
-    if trained.config.model == OWN:  # the layer defined last need not be the one that comes last
-        count = data.num_classes
-    else:
-        count = prunable_layers(trained.network)[-1][1].weight.shape[0]
+    own = trained.config.model == OWN  # whose layer that is defined last need not be the one that comes last
+    count = data.num_classes if own else prunable_layers(trained.network)[-1][1].weight.shape[0]
     return Interface(
         image_shape=tuple(trained.image_shape),
         batch_size=batch_size,
