@@ -1,6 +1,6 @@
 """Floors under layers at equal totals: does a small U-Net lose a layer, and what does it reach?
 
-python benchmark/layer_floors.py [--sparsity 0.9 0.95 0.98] [--seeds 3] [--floors none "half of ERK"]
+python benchmark/layer_floors.py [--sparsity 0.9 0.95 0.98] [--seeds 3] [--floors none "quarter of ERK"]
 
 Pictures of a disc and a square under noise, 32x32 pixels, drawn by the seed; the network says of each pixel what it
 belongs to. Every run prunes through `RPG` at its default settings but for the length. One line per sparsity and floor:
@@ -76,7 +76,7 @@ FLOORS = {
     "none": lambda shapes, total: [0] * len(shapes),
     "one per layer": lambda shapes, total: [1] * len(shapes),
     "one per output": lambda shapes, total: [shape[0] for shape in shapes],
-    "half of ERK": allocation.safe_floors,
+    "quarter of ERK": allocation.safe_floors,
 }
 
 

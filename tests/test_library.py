@@ -287,8 +287,8 @@ def test_layers_keep_densities_of_their_own_and_the_total_stays_exact():
 @pytest.mark.parametrize(
     ("settings", "least"),
     [
-        ({}, [10, 10, 16, 13]),  # half of ERK's share
-        ({"sparsity": 0.9}, [3, 3, 5, 4]),
+        ({}, [5, 5, 8, 6]),  # a quarter of ERK's share
+        ({"sparsity": 0.9}, [1, 1, 2, 2]),
         ({"min_layer_density": 0}, [0, 0, 0, 0]),
         ({"min_layer_density": 0.1}, [8, 8, 13, 7]),
     ],

@@ -21,6 +21,7 @@ from .schedule import PruningSchedule
 from .selection import largest, largest_of
 
 SAFE = "auto"  # in place of a least density
+SAFE_SHARE = 0.25  # of the total, for floors
 
 
 class Allocation(NamedTuple):
@@ -100,16 +101,16 @@ def _towards(schedule, density):
 
 
 def safe_floors(shapes, total):
-    """Floors under one threshold that keep every layer alive: half of what ERK (see `erk_budgets`) would give it.
+    """Floors under one threshold that keep every layer alive: a quarter of what ERK (see `erk_budgets`) gives it.
 
-    ERK knows how many weights connect a layer's inputs and outputs, not how large they are. The other half of the total
-    goes to the largest weights, wherever they are. One weight at least, while there is one for each layer; as the
+    ERK knows how many weights connect a layer's inputs and outputs, not how large they are. The rest of the total goes
+    to the largest weights, wherever they are. One weight at least, while there is one for each layer; as the
     total falls, no floor rises.
     """
     least = _one_each(shapes, total)
     if total <= 2 * len(shapes):  # rounding up to one weight could then exceed it
         return least
-    return [max(one, int(budget)) for one, budget in zip(least, _erk(shapes, total / 2))]
+    return [max(one, int(budget)) for one, budget in zip(least, _erk(shapes, SAFE_SHARE * total))]
 
 
 def _one_each(shapes, total):

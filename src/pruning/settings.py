@@ -18,7 +18,7 @@ class PruningSettings(BaseModel):
     distribution: Literal["auto", "global", "uniform", "erk"] = Field("auto", description="layer densities")
     min_layer_density: Union[Annotated[float, Field(ge=0, lt=1)], Literal[SAFE]] = Field(
         SAFE,
-        description="share every layer keeps at least; 0: none; auto: half of what "
+        description="share every layer keeps at least; 0: none; auto: a quarter of what "
         "ERK gives it, for dataset folder, networks of mindcv and one's own; else 0",
     )
     update_interval: int = Field(100, ge=1, description="dT: steps between mask updates")
