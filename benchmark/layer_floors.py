@@ -72,11 +72,14 @@ def intersection_over_union(network, images, labels):
     return 100 * float(np.mean(shares))
 
 
+SAFE_FLOORS = allocation.safe_floors  # which a run replaces
+
 FLOORS = {
     "none": lambda shapes, total: [0] * len(shapes),
     "one per layer": lambda shapes, total: [1] * len(shapes),
     "one per output": lambda shapes, total: [shape[0] for shape in shapes],
-    "quarter of ERK": allocation.safe_floors,
+    "quarter of ERK": SAFE_FLOORS,
+    "half of ERK": lambda shapes, total: SAFE_FLOORS(shapes, 2 * total),
 }
 
 
