@@ -1,6 +1,6 @@
 """Floors under layers at equal totals: does a small U-Net lose a layer, and what does it reach?
 
-python benchmark/layer_floors.py [--sparsity 0.9 0.95 0.98] [--seeds 3]
+python benchmark/layer_floors.py [--sparsity 0.9 0.95 0.98] [--seeds 3] [--floors none "quarter of ERK"]
 
 Pictures of a disc and a square under noise, 32x32 pixels, drawn by the seed; the network says of each pixel what it
 belongs to. Every run prunes through `RPG` at its default settings but for the length. One line per sparsity and floor:
@@ -72,10 +72,14 @@ def intersection_over_union(network, images, labels):
     return 100 * float(np.mean(shares))
 
 
+SAFE_FLOORS = allocation.safe_floors  # which a run replaces
+
 FLOORS = {
     "none": lambda shapes, total: [0] * len(shapes),
     "one per layer": lambda shapes, total: [1] * len(shapes),
-    "one per output": allocation.safe_floors,
+    "one per output": lambda shapes, total: [shape[0] for shape in shapes],
+    "quarter of ERK": SAFE_FLOORS,
+    "half of ERK": lambda shapes, total: SAFE_FLOORS(shapes, 2 * total),
 }
 
 
@@ -99,11 +103,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.9, 0.95, 0.98])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--floors", nargs="+", choices=list(FLOORS), default=list(FLOORS))
     arguments = parser.parse_args()
     start("Floors under layers, at equal totals")
     for sparsity in arguments.sparsity:
-        for name, floor in FLOORS.items():
-            scores, dead = zip(*(run(sparsity, floor, seed) for seed in range(arguments.seeds)))
+        for name in arguments.floors:
+            scores, dead = zip(*(run(sparsity, FLOORS[name], seed) for seed in range(arguments.seeds)))
             shown = " ".join(f"{score:6.2f}" for score in scores)
             lost = "; ".join(",".join(names) or "-" for names in dead)
             print(f"{100 * sparsity:g} %  {name:<15} {shown}  mean {np.mean(scores):6.2f}  lost: {lost}", flush=True)

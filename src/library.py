@@ -8,14 +8,12 @@
 The parts are those of the programs here (pruner, schedule, rank term, training step); docs/library.md has the whole.
 """
 
-import copy
 import difflib
 import warnings
 from contextlib import nullcontext
 from numbers import Integral, Real
 
 import mindspore as ms
-import numpy as np
 from mindspore import nn
 from pydantic import ValidationError
 
@@ -32,11 +30,12 @@ from .report.run_report import describe_training
 from .report.sparsity import format_layers, format_summary, sparsity_report
 from .rpg_cell import RPGWithLossCell, build_rank_term
 from .training.accumulation import GradientAccumulator
-from .training.amp import LossScale, mixed_precision
+from .training.amp import LossScale, mixed_precision, twin_of
 from .training.batch_norm import synchronise
 from .training.ema import WeightAverage
 from .training.finite import check_parameters
 from .training.history import History
+from .training.model_step import PruningStep, kind_of
 from .training.sensitivity import SPARSITIES, layer_sensitivity
 from .training.state import RunState
 from .training.train_step import Extras, Pruning, TaskLoss, TrainStep
@@ -126,7 +125,7 @@ class RPG:
             workers.check_equal(digest_of(weights), "weights before step 1")
         trained, scale = self.network, None
         if amp_level != "O0":
-            trained, scale = mixed_precision(trained, _twin(trained), amp_level), LossScale()
+            trained, scale = mixed_precision(trained, twin_of(trained), amp_level), LossScale()
         if sync_batch_norm:
             synchronise(trained, workers)
         task = TaskLoss(trained, loss_fn)
@@ -299,41 +298,6 @@ class RPG:
             raise InputError(f"RPG: {what} needs the optimiser; call train_step first")
 
 
-class PruningStep(nn.Cell):
-    """A TrainStep in the form that `mindspore.train.Model` and its callbacks know: a Cell of a batch -> loss."""
-
-    def __init__(self, network, optimizer, inner, history):
-        super().__init__(auto_prefix=False)
-        self.network = network
-        self.optimizer = optimizer
-        self.inner = inner
-        self.history = history
-
-    def construct(self, *batch):
-        parts = 1 if self.inner.accumulator is None else self.inner.accumulator.parts
-        for position, part in enumerate(batch, start=1):
-            if isinstance(part, np.ndarray):
-                raise InputError(
-                    f"training step: part {position} of the batch is {_kind(part)}; give a mindspore.Tensor, as in "
-                    "mindspore.Tensor(part)"
-                )
-            if parts > 1 and part.shape[0] % parts:
-                raise InputError(
-                    f"training step: a batch of {part.shape[0]} does not divide into accumulation_steps {parts} equal "
-                    "parts; give others, and leave the last, smaller batch out (drop_remainder=True)"
-                )
-        if not self.network.training:  # an evaluation in between leaves it so
-            self.network.set_train()
-        loss = self.inner(*batch)
-        self.history.note()
-        return loss
-
-
-def _twin(network):
-    """A copy of a network on the very same Parameters."""
-    return copy.deepcopy(network, {id(parameter): parameter for parameter in network.get_parameters()})
-
-
 def _check_options(amp_level, accumulation_steps, grad_clip, ema_decay):
     """Raise InputError unless the options of a training step are what they have to be."""
     if amp_level not in AMP_LEVELS:
@@ -352,7 +316,7 @@ _DEFAULTS = {key: field.default for key, field in PruningSettings.model_fields.i
 def _check_training(network, total_steps):
     """Raise InputError unless it is a network, and a number of batches."""
     if not isinstance(network, nn.Cell):
-        raise InputError(f"RPG: network: a Cell of mindspore.nn, not {_kind(network)}")
+        raise InputError(f"RPG: network: a Cell of mindspore.nn, not {kind_of(network)}")
     if not isinstance(total_steps, Integral) or total_steps < 1:
         raise InputError(f"RPG: total_steps: a number of batches, at least 1, not {total_steps!r}")
 
@@ -404,11 +368,6 @@ def _difference(key, was, now):
 def _beside(names, others):
     own = [name for name in names if name not in others]
     return f"{len(names)} with {', '.join(own)}" if own else f"{len(names)}"
-
-
-def _kind(value):
-    kind = type(value)
-    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
 # In these, masked gradients and a state of zeros leave a weight at zero, and what grows starts as it should: a test

@@ -283,6 +283,7 @@ DOCUMENT = [
         "takes any batch",
     ),
     Row("nothing to export", "export.py", "one of the arguments --ckpt --unpack is required"),
+    Row("a network to unpack with", "export.py --unpack run/best.ckpt --network n.py:f", "unpacking builds no network"),
     Row("a checkpoint to unpack", "export.py --unpack run/best.ckpt --file_name x.ckpt", "not a packed file"),
     Row("a truncated packed file", "export.py --unpack cut.packed --file_name y.ckpt", "damaged or truncated"),
     Row("the input for the output", "export.py --unpack run/best.ckpt", "is the input file"),

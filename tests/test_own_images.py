@@ -50,7 +50,7 @@ def test_every_option_of_the_page_is_one():
         ["python", program] for program in ("train.py", "eval.py", "export.py", "export.py", "export.py", "infer.py")
     ]
     options = set(re.findall(r"`--([a-z_]+)", PAGE)) | {word[2:] for word in COMMANDS[0] if word.startswith("--")}
-    assert options - set(Config.model_fields) == set()
+    assert options - set(Config.model_fields) == {"json", "top_k"}  # of infer.py
 
 
 @pytest.mark.slow

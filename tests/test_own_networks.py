@@ -201,6 +201,29 @@ def test_a_network_that_tells_no_classes_apart_is_exported_but_not_scored(own, t
     )
 
 
+def test_a_pruned_parameter_that_is_no_layer_counts_too(tmp_path):
+    source = """
+        import mindspore as ms
+        import numpy as np
+        from mindspore import nn, ops
+
+        class Mix(nn.Cell):
+            def __init__(self):
+                super().__init__()
+                self.head = nn.Dense(16, 2)
+                self.mix = ms.Parameter(ms.Tensor(np.ones((16, 16), np.float32)), name="mix")
+
+            def construct(self, x):
+                return self.head(ops.matmul(x.reshape(x.shape[0], -1), self.mix))
+    """
+    (tmp_path / "mix_nets.py").write_text(textwrap.dedent(source), encoding="utf-8")
+    reference = f"{tmp_path / 'mix_nets.py'}:Mix"
+    pruning = RPG(build_own(reference), 12, update_interval=2, include=["mix"], method="rigl", sparsity=0.75)
+    pruning.save_deployable(tmp_path / "x.ckpt", (1, 4, 4), 2)
+    trained = formats.load_for_export(tmp_path / "x.ckpt", reference)
+    assert {name: np.count_nonzero(array) for name, array in trained.weights().items()} == {"mix": 64}
+
+
 class Pair(nn.Cell):
     """Two outputs; never run but to be refused."""
 

@@ -12,6 +12,8 @@ from pydantic import BaseModel, Field, StrictBool, model_validator
 from ..data.batches import LARGEST_BATCH, check_memory
 from ..platform.errors import InputError
 from ..platform.files import MIB
+from ..pruning.pruner import prunable_layers
+from ..weights.own import OWN
 from .fold import fold_batch_norms
 from .report import ROUNDING_TOLERANCE, TOLERANCE, check_outputs
 
@@ -97,7 +99,8 @@ def describe_interface(trained, batch_size=1, normalize=False, softmax=False):
     """
     check_memory(batch_size or 1, trained.image_shape)
     data = trained.data
-    count = data.num_classes
+    own = trained.config.model == OWN  # whose layer that is defined last need not be the one that comes last
+    count = data.num_classes if own else prunable_layers(trained.network)[-1][1].weight.shape[0]
     return Interface(
         image_shape=tuple(trained.image_shape),
         batch_size=batch_size,

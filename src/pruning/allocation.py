@@ -4,7 +4,7 @@ A distribution is a function of the layers' shapes and a total; its integer budg
 `global` needs the weights themselves and is computed by one threshold over all layers (`global_masks`).
 
 Floors, where they are asked for, keep a layer from collapsing: no budget is below them, and the total stays the same.
-`SAFE` asks for those that no layer needs more of to stay connected (`safe_floors`).
+`SAFE` asks for those that a network needs to stay connected.
 """
 
 import math
@@ -21,6 +21,7 @@ from .schedule import PruningSchedule
 from .selection import largest, largest_of
 
 SAFE = "auto"  # in place of a least density
+SAFE_SHARE = 0.25  # of the total, for floors
 
 
 class Allocation(NamedTuple):
@@ -44,7 +45,9 @@ class Allocation(NamedTuple):
         if total == sum(sizes):
             return sizes
         if self.distribution == "global":
-            return floors_of(shapes, self.min_layer_density, total)
+            if self.min_layer_density == SAFE:
+                return safe_floors(shapes, total)
+            return layer_floors([math.prod(shape) for shape in shapes], self.min_layer_density, total)
         return layer_budgets(self.distribution, shapes, total, self.min_layer_density)
 
     def masks(self, weights, masks, total):
@@ -118,24 +121,22 @@ def _towards(schedule, density):
     return replace(schedule, density=density, initial_density=initial)
 
 
-def floors_of(shapes, least, total):
-    """The fewest weights of each layer, by a share of their sizes (`layer_floors`) or SAFE. Raises ValueError."""
-    if least == SAFE:
-        return safe_floors(shapes, total)
-    return layer_floors([math.prod(shape) for shape in shapes], least, total)
-
-
 def safe_floors(shapes, total):
-    """Floors that keep every layer alive and leave half of the total to the best weights, wherever they are.
+    """Floors under one threshold that keep every layer alive: a quarter of what ERK (see `erk_budgets`) gives it.
 
-    As many weights as the layer has outputs (the first dimension; of transposed convolutions, inputs), in proportion
-    fewer where all of them would take more than half; one at least, while there is one for each layer.
+    ERK knows how many weights connect a layer's inputs and outputs, not how large they are. The rest of the total goes
+    to the largest weights, wherever they are. One weight at least, while there is one for each layer; as the
+    total falls, no floor rises.
     """
-    if total < len(shapes):
-        return [0] * len(shapes)
-    wanted = [shape[0] - 1 for shape in shapes]  # beside the first one
-    share = min(1.0, max(0.0, total / 2 - len(shapes)) / max(1, sum(wanted)))
-    return [1 + int(share * count) for count in wanted]
+    least = _one_each(shapes, total)
+    if total <= 2 * len(shapes):  # rounding up to one weight could then exceed it
+        return least
+    return [max(one, int(budget)) for one, budget in zip(least, _erk(shapes, SAFE_SHARE * total))]
+
+
+def _one_each(shapes, total):
+    """One weight for each layer, if there are so many."""
+    return [int(total >= len(shapes))] * len(shapes)
 
 
 def layer_floors(sizes, least, total):
@@ -171,15 +172,15 @@ def global_masks(weights, masks, total, floors=None):
 
 
 def layer_budgets(distribution, shapes, total, least=0.0):
-    """Budgets by a distribution's name, of which none is below a share `least` of its layer, or SAFE.
+    """Budgets by a distribution's name, of which none is below a share `least` of its layer, or with SAFE, none zero.
 
     Raises ValueError if the total does not suffice.
     """
     sizes = [int(np.prod(shape)) for shape in shapes]
-    floors = floors_of(shapes, least, total)
+    floors = _one_each(shapes, total) if least == SAFE else layer_floors(sizes, least, total)
     budgets = BUDGETS[distribution](shapes, total)
     if distribution == "uniform":  # its first layer is dense by definition: it gives nothing up for the others
-        others = floors_of(shapes[1:], least, total - budgets[0]) if least == SAFE else floors[1:]
+        others = _one_each(shapes[1:], total - budgets[0]) if least == SAFE else floors[1:]
         floors = [budgets[0], *others]
     return raise_to_floors(budgets, floors, sizes)
 
@@ -220,6 +221,11 @@ def erk_budgets(shapes, total):
 
     Layers that would exceed density 1 are dense, and the others share what is left in the same proportion.
     """
+    return _exact(_erk(shapes, total), _sizes(shapes), total)
+
+
+def _erk(shapes, total):
+    """ERK budgets before rounding."""
     sizes = _sizes(shapes)
     raw = np.array([float(sum(shape)) for shape in shapes])  # density * size: prod(shape) cancels
     dense = np.zeros(len(sizes), dtype=bool)
@@ -229,8 +235,7 @@ def erk_budgets(shapes, total):
         if not over.any():
             break
         dense |= over
-    budgets = np.where(dense, sizes, scale * raw)
-    return _exact(budgets, sizes, total)
+    return np.where(dense, sizes, scale * raw)
 
 
 BUDGETS = {"uniform": uniform_budgets, "erk": erk_budgets}

@@ -33,8 +33,8 @@ class PruningSettings(BaseModel):
     distribution: Literal["auto", "global", "uniform", "erk"] = Field("auto", description="layer densities")
     min_layer_density: Union[Annotated[float, Field(ge=0, lt=1)], Literal[SAFE]] = Field(
         SAFE,
-        description="share every layer keeps at least; 0: none; auto: a weight per output, "
-        "for dataset folder, networks of mindcv and one's own; else 0",
+        description="share every layer keeps at least; 0: none; auto: a quarter of what "
+        "ERK gives it, for dataset folder, networks of mindcv and one's own; else 0",
     )
     pattern: PatternName = Field(
         "", description="N:M, N non-zeros in every M neighbours along the input channels; sets sparsity to 1 - N/M"

@@ -3,6 +3,8 @@
 The weights that the optimiser, the pruner and the rank term see are the float32 ones throughout.
 """
 
+import copy
+
 import mindspore as ms
 from mindspore import amp, jit_class
 
@@ -20,6 +22,11 @@ def mixed_precision(network, twin, level):
             attribute = next(name for name, value in source.parameters_and_names(expand=False) if value is parameter)
             setattr(cell, attribute.rpartition(".")[2], parameter)
     return amp.auto_mixed_precision(twin.set_train(), level)
+
+
+def twin_of(network):
+    """A second network of the same kind, of whatever class, on the very same Parameters."""
+    return copy.deepcopy(network, {id(parameter): parameter for parameter in network.get_parameters()})
 
 
 @jit_class
