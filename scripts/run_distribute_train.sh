@@ -155,7 +155,7 @@ has_room || fail "output_path: cannot write to $logs: the disk is full"
         fi
         [ -z "$lost" ] || code=-15
     fi
-    if [ "${code:-}" = -15 ] && [ -n "$lost" ]; then
+    if [ "${code:--15}" = -15 ] && [ -n "$lost" ]; then
         echo "error: worker $lost of $workers does not answer any more; its host or the network failed"
     elif [ -n "$failed" ]; then
         echo "error: worker $worker of $workers failed with exit code $code; the last lines of $failed:"

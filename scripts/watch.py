@@ -5,6 +5,7 @@ vanished together with its watcher, or does not answer the scheduler, msrun may 
 not come, or for one that is stopped. PATIENCE seconds after the first such sign the whole group is killed.
 """
 
+import math
 import os
 import signal
 import sys
@@ -21,11 +22,17 @@ def main():
         seen |= workers_of(msrun)
         if since is None and in_trouble(seen, ends, scheduler_log, before):
             since = time.monotonic()
-        # Nobody has to find out who is lost where a worker has said what is wrong with the input.
-        if since is not None and time.monotonic() - since > (min(patience, 5) if "2" in codes_of(ends) else patience):
+        if since is not None and time.monotonic() - since > min(patience, known(ends, scheduler_log, before)):
             os.killpg(msrun, signal.SIGKILL)
             return
         time.sleep(0.5)
+
+
+def known(ends, scheduler_log, before):
+    """Seconds that make sense to wait for when something is known: input refused, a worker lost; else infinity."""
+    if "2" in codes_of(ends):
+        return 5
+    return 20 if names_lost(scheduler_log, before) else math.inf
 
 
 def in_trouble(seen, ends, scheduler_log, before):
@@ -35,8 +42,13 @@ def in_trouble(seen, ends, scheduler_log, before):
     """
     gone = sum(not alive(process) for process in seen)  # asked first: a worker writes its line before it goes
     codes = codes_of(ends)
+    return gone > len(codes) or any(code != "0" for code in codes) or names_lost(scheduler_log, before)
+
+
+def names_lost(scheduler_log, before):
+    """Whether the scheduler has said which worker it has lost."""
     log = read(scheduler_log)
-    return gone > len(codes) or any(code != "0" for code in codes) or (log != before and " is timed out" in log)
+    return log != before and " is timed out" in log
 
 
 def codes_of(ends):

@@ -104,6 +104,7 @@ done
 echo "hosts that differ: both ended after $SECONDS s"
 grep -h '^error: .*lr' "$work"/third_*.out || fail "what differs between the hosts is not named"
 [ ! -e "$work/other/metrics.jsonl" ] || fail "hosts that differ have trained"
+sleep 2 # the watch over a job looks twice a second whether it is there
 for host in "${hosts[@]}"; do
     [ -z "$(ip netns pids "$host")" ] || fail "processes are left on a host"
 done
