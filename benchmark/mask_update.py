@@ -12,8 +12,8 @@ from mindspore import Tensor
 
 from src.models import build_model
 from src.pruning.allocation import Allocation
-from src.pruning.low_rank import layer_terms
 from src.pruning.pruner import Pruner, convolution_weights, prunable_weights
+from src.pruning.rank_term import layer_terms
 from src.pruning.schedule import PruningSchedule
 
 ETA, STEP, FRACTION = 0.1, 100, 0.2

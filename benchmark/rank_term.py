@@ -11,8 +11,8 @@ from common import medians, sparse_arrays, start, table, torch_or_none
 from mindspore import Tensor, ops
 
 from src.models import build_model
-from src.pruning.low_rank import layer_terms
 from src.pruning.pruner import convolution_weights
+from src.pruning.rank_term import layer_terms
 
 ETA = 0.1
 

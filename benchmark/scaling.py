@@ -27,8 +27,8 @@ from threadpoolctl import threadpool_limits
 from src.models import MODELS, build_model
 from src.platform import parallel
 from src.platform.device import select_device
-from src.pruning.low_rank import decomposition_cost, layer_term
 from src.pruning.pruner import convolution_weights
+from src.pruning.rank_term import decomposition_cost, layer_term
 
 WORKERS = (1, 2, 4)
 STEPS = 5  # reductions that are counted, after one that is not

@@ -19,7 +19,7 @@ from src.run.build import build_parts
 from src.run.folder import RunFolder
 from src.run.identity import check_content
 from src.run.resume import check_recipe, read_run
-from src.run.saved import read_progress
+from src.run.state_schema import read_progress
 
 
 def main():

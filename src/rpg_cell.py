@@ -1,6 +1,6 @@
 """The training objective of RPG: task loss + lambda * rank term (RPG, Section 3).
 
-The rank term of the network is the mean of the layers' terms -||Mn - M_k||_F^2 (see `low_rank.py`) over the
+The rank term of the network is the mean of the layers' terms -||Mn - M_k||_F^2 (see `rank_term.py`) over the
 convolutions that take part. Two solvers give the same numbers:
 
 svd   MindSpore's SVD op, inside the graph; for devices that have the op.
@@ -15,7 +15,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from .platform.device import current_target
 from .platform.errors import InputError
 from .platform.parallel import SINGLE, share_out
-from .pruning.low_rank import decomposition_cost, layer_norm, layer_terms, output_first, output_first_shape
+from .pruning.rank_term import decomposition_cost, layer_norm, layer_terms, output_first, output_first_shape
 
 
 class RPGWithLossCell(nn.Cell):
@@ -23,7 +23,7 @@ class RPGWithLossCell(nn.Cell):
 
     task: Cell of a batch -> scalar loss; rank_term: Cell of (*weights) -> scalar; rank_weight: lambda;
     weights: the convolution weights (Parameters of the task's network) that the rank term is taken of; transposed:
-    {name: groups} of those of transposed convolutions, whose layout is another (see `low_rank.output_first`).
+    {name: groups} of those of transposed convolutions, whose layout is another (see `rank_term.output_first`).
 
     Among several workers each decomposes its own share of the layers only, and its rank term is scaled so that the
     mean over workers is the rank term of the network. The mean of the gradients, taken over workers anyway, then
@@ -134,7 +134,7 @@ class GramRankTerm(nn.Cell):
     """Rank term by Gram matrices on the host, layers spread over threads; the gradient is exact, not traced.
 
     tail_energy: eta in (0, 1). construct(*weights) returns a scalar; weights that are zero or not finite take no part.
-    failures: how many layers were left out so far because no solver could decompose them (see `low_rank.decompose`).
+    failures: how many layers were left out so far because no solver could decompose them (see `rank_term.decompose`).
     """
 
     def __init__(self, tail_energy):

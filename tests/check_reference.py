@@ -24,9 +24,9 @@ import src  # noqa: F401
 from src.platform.device import select_device
 from src.platform.errors import InputError, run_program
 from src.pruning.allocation import global_masks
-from src.pruning.low_rank import layer_norm, layer_term
 from src.pruning.masks import magnitude
 from src.pruning.pruner import Pruner
+from src.pruning.rank_term import layer_norm, layer_term
 from src.pruning.schedule import PruningSchedule
 from src.pruning.selection import largest
 from src.rpg_cell import GramRankTerm, SVDRankTerm

@@ -6,8 +6,8 @@ import pytest
 from mindspore import Parameter, Tensor, ops
 
 from src.platform.errors import InputError
-from src.pruning import low_rank
-from src.pruning.low_rank import layer_term
+from src.pruning import rank_term
+from src.pruning.rank_term import layer_term
 from src.rpg_cell import GramRankTerm, SVDRankTerm
 from src.training.amp import LossScale
 from src.training.finite import FiniteWatch, check_parameters
@@ -104,7 +104,7 @@ def not_finite(matrix):
 def test_a_failing_eigendecomposition_is_retried_by_svd(failure, shape, rng, monkeypatch):
     weight = rng.standard_normal(shape).astype(np.float32)
     expected = layer_term(weight, 0.2)
-    monkeypatch.setattr(low_rank, "eigh", failure)
+    monkeypatch.setattr(rank_term, "eigh", failure)
     term = layer_term(weight, 0.2)
     assert term.k == expected.k
     assert not term.failed
@@ -116,8 +116,8 @@ def test_a_failing_eigendecomposition_is_retried_by_svd(failure, shape, rng, mon
 def test_a_layer_that_no_solver_decomposes_is_left_out_and_counted(rng, monkeypatch):
     weights = [rng.standard_normal(shape).astype(np.float32) for shape in ((8, 4, 3, 3), (4, 2, 1, 1), (16, 4, 3, 3))]
     broken = weights[1].size
-    decompose = low_rank.decompose
-    monkeypatch.setattr(low_rank, "decompose", lambda m: None if m.size == broken else decompose(m))
+    decompose = rank_term.decompose
+    monkeypatch.setattr(rank_term, "decompose", lambda m: None if m.size == broken else decompose(m))
     term = GramRankTerm(0.2)
     loss, gradients = ms.value_and_grad(term, (0, 1, 2))(*map(Tensor, weights))
     assert int(term.failures) == 1

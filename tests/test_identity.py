@@ -10,7 +10,7 @@ from tiny_train import Tiny
 
 from benchmark.random_data import write_imagenet
 from src.config.keys import resolve
-from src.data import folders
+from src.data import class_folders
 from src.data.batches import Batches, Batching, Source
 from src.data.samples import Samples
 from src.data.sharding import Shard
@@ -18,7 +18,7 @@ from src.models import MODELS
 from src.platform.errors import InputError
 from src.platform.parallel import SINGLE, Workers
 from src.run.identity import check_alike, check_content, differences, identity
-from src.run.saved import check_progress, read_progress
+from src.run.state_schema import check_progress, read_progress
 from src.run.trainer import Trainer
 from src.weights.checkpoint import read_checkpoint, write_checkpoint
 
@@ -46,7 +46,7 @@ def listed(tmp_path):
             file = tmp_path / root / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(b"x" * 10)
-        return lambda: folders.list_images(tmp_path / root, ("cat", "dog")).digest()
+        return lambda: class_folders.list_images(tmp_path / root, ("cat", "dog")).digest()
 
     return listing
 
@@ -67,7 +67,7 @@ def test_the_digest_of_files_is_of_names_and_sizes_wherever_they_lie(listed, tmp
 
 def test_a_file_that_went_while_it_was_looked_at_is_named(listed, tmp_path):
     listed("one")
-    samples = folders.list_images(tmp_path / "one", ("cat", "dog"))
+    samples = class_folders.list_images(tmp_path / "one", ("cat", "dog"))
     os.unlink(tmp_path / "one/dog/c.png")
     with pytest.raises(InputError, match=r"cannot read .*dog/c\.png: No such file"):
         samples.digest()

@@ -15,7 +15,7 @@ import src
 from src.library import OPTIMIZERS, RPG, _check_optimizer, _difference
 from src.platform.errors import InputError
 from src.pruning.layers import LayerChoice
-from src.pruning.low_rank import layer_term
+from src.pruning.rank_term import layer_term
 from src.pruning.settings import PruningSettings
 from src.training.train_step import optimizer_state
 from src.weights.checkpoint import read_checkpoint

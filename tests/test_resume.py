@@ -13,7 +13,7 @@ from src.config.keys import resolve
 from src.data.batches import iterate
 from src.models import MODELS
 from src.platform.errors import InputError
-from src.pruning import low_rank
+from src.pruning import rank_term
 from src.run.trainer import Trainer
 from src.training.state import RunState
 from src.weights.checkpoint import read_checkpoint
@@ -96,8 +96,8 @@ def saved_run(request, tmp_path_factory):
     """Configuration, snapshots at the start, at the save and at the end, and the progress at save and end."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(MODELS, "resnet20", Tiny)
-        decompose = low_rank.decompose
-        patch.setattr(low_rank, "decompose", lambda m: None if m.shape == (8, 9) else decompose(m))  # conv1 fails
+        decompose = rank_term.decompose
+        patch.setattr(rank_term, "decompose", lambda m: None if m.shape == (8, 9) else decompose(m))  # conv1 fails
         config = resolve({**RECIPE, **request.param, "output_path": str(tmp_path_factory.mktemp("saved"))})
         trainer = Trainer(config)
         trainer.progress.initial, trainer.progress.best = trainer._report(), BEST

@@ -9,8 +9,8 @@ from src.config.keys import resolve
 from src.data import published_info
 from src.library import RPG
 from src.platform.parallel import SINGLE
-from src.pruning.low_rank import layer_term
 from src.pruning.pruner import convolution_weights, transposed_groups
+from src.pruning.rank_term import layer_term
 from src.report.sparsity import sparsity_report
 from src.rpg_cell import GramRankTerm, RPGWithLossCell, SVDRankTerm, build_rank_term
 from src.run.build import build_step

@@ -10,7 +10,7 @@ from tiny_train import Tiny
 from src.export.formats import load_for_export
 from src.models import MODELS
 from src.platform.errors import InputError
-from src.pruning import low_rank
+from src.pruning import rank_term
 from src.run.trainer import Trainer
 from src.weights.checkpoint import read_checkpoint, write_checkpoint
 
@@ -118,8 +118,8 @@ def test_floors_that_cannot_be_met_are_refused_at_the_start(small_run):
 
 
 def test_failed_decompositions_are_counted_in_the_metrics(small_run, monkeypatch):
-    decompose = low_rank.decompose
-    monkeypatch.setattr(low_rank, "decompose", lambda m: None if m.shape == (8, 9) else decompose(m))
+    decompose = rank_term.decompose
+    monkeypatch.setattr(rank_term, "decompose", lambda m: None if m.shape == (8, 9) else decompose(m))
     trainer = Trainer(small_run(epoch_size=2, update_interval=5))
     trainer.run()
     lines = [json.loads(line) for line in trainer.folder.metrics.read_text().splitlines()]

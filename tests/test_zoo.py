@@ -15,7 +15,7 @@ from src.export import formats
 from src.export.deployed import describe_interface
 from src.export.multiply_adds import count_multiply_adds
 from src.models import build_model
-from src.models.zoo import build_mindcv, parse_arguments
+from src.models.mindcv_networks import build_mindcv, parse_arguments
 from src.platform.errors import InputError
 from src.pruning.layers import depthwise_densities
 from src.pruning.methods import build_schedule

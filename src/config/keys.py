@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from ..data import DATASETS
 from ..models import MODELS
-from ..models.zoo import PREFIX, parse_arguments
+from ..models.mindcv_networks import PREFIX, parse_arguments
 from ..platform.errors import InputError
 from ..platform.schema import shown
 from ..pruning.allocation import SAFE

@@ -12,7 +12,7 @@ which raises InputError where the folder does not hold the data set. info: the D
 constants; `folder` has none, as its values depend on what it holds. Their splits are `train` and `test`; `val` is the
 part of `train` that is held out of training, and is read as `test` is.
 
-`batches` makes of them what a run reads. Formats share `cifar` (binary files), `folders` (class folders) and `images`
+`batches` makes of them what a run reads. Formats share `cifar` (binary files), `class_folders` and `images`
 (the part of a picture that is seen). Imports `platform` alone.
 """
 

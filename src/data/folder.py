@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..platform.errors import InputError
-from . import folders, imagenet, label_list
+from . import class_folders, imagenet, label_list
 from .images import central_part, read_part
 from .info import DataInfo
 from .samples import Samples, held_out
@@ -40,7 +40,7 @@ def describe(settings):
             f"data_path: {path} has no train/ and val/; if it holds the class folders themselves, say which share of "
             "the images is to test the network: --val_fraction 0.2"
         )
-    classes = folders.class_folders(root)
+    classes = class_folders.names(root)
     if len(classes) < 2:
         raise InputError(f"data_path: {root} has {len(classes)} class folders; two at least are needed")
     if settings.grey and settings.statistics == "imagenet":
@@ -91,22 +91,22 @@ def load(split, data_path, info):
     """
     root = _root(data_path, split)
     skipped = {os.fsencode(Path(data_path) / name) for name in info.skipped}
-    flat = split == "test" and folders.flat_images(root)
+    flat = split == "test" and class_folders.flat_images(root)
     if flat:
         found = label_list.load_flat(data_path, flat, info.num_classes, info.classes)
         return found.select(np.array([bytes(name) not in skipped for name in found.images]))
-    names = folders.class_folders(root)
+    names = class_folders.names(root)
     strange = [name for name in names if name not in info.classes]
     if strange:
         raise InputError(f"data_path: {root / strange[0]} is none of the network's {info.num_classes} classes")
-    found = folders.list_images(root, names)
+    found = class_folders.list_images(root, names)
     labels = np.array([info.classes.index(name) for name in names], np.int32)[found.labels]
     return Samples(found.images, labels).select(np.array([bytes(name) not in skipped for name in found.images]))
 
 
 def dataset(loaded, split, info, num_workers, shard, seed, more=()):
-    """Samples (image, label) of one split; see `folders.pipeline`."""
-    return folders.pipeline(loaded, split, info, num_workers, shard, seed, more)
+    """Samples (image, label) of one split; see `class_folders.pipeline`."""
+    return class_folders.pipeline(loaded, split, info, num_workers, shard, seed, more)
 
 
 def format_skipped(info):

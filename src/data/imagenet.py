@@ -7,7 +7,7 @@ Labels count the class folders in alphabetical order, as everywhere for this dat
 from pathlib import Path
 
 from ..platform.errors import InputError
-from . import folders, label_list
+from . import class_folders, label_list
 
 NUM_CLASSES = 1000
 IMAGE_SHAPE = (3, 224, 224)
@@ -23,18 +23,18 @@ def class_names(data_path, split):
 
     Raises InputError if there are not as many as classes, or if the two splits do not have the same.
     """
-    if split == "test" and folders.flat_images(_root(data_path, split)):
+    if split == "test" and class_folders.flat_images(_root(data_path, split)):
         if _root(data_path, "train").is_dir():
             return class_names(data_path, "train")
         names = label_list.known_classes(data_path)
         return names if len(names) == NUM_CLASSES else ()
-    names = folders.class_folders(_root(data_path, split))
+    names = class_folders.names(_root(data_path, split))
     if len(names) != NUM_CLASSES:
         raise InputError(
             f"data_path: {_root(data_path, split)} has {len(names)} class folders; the network has {NUM_CLASSES}"
         )
     if split == "test" and _root(data_path, "train").is_dir():
-        differing = sorted(set(names) ^ set(folders.class_folders(_root(data_path, "train"))))
+        differing = sorted(set(names) ^ set(class_folders.names(_root(data_path, "train"))))
         if differing:
             raise InputError(
                 f"data_path: the class folders of train and val in {data_path} differ: "
@@ -45,15 +45,15 @@ def class_names(data_path, split):
 
 def load(split, data_path, info):
     """The Samples of one split, by the names of their files. Raises InputError."""
-    flat = split == "test" and folders.flat_images(_root(data_path, split))
+    flat = split == "test" and class_folders.flat_images(_root(data_path, split))
     if flat:
         return label_list.load_flat(data_path, flat, NUM_CLASSES, class_names(data_path, split) or info.classes)
-    return folders.list_images(_root(data_path, split), class_names(data_path, split))
+    return class_folders.list_images(_root(data_path, split), class_names(data_path, split))
 
 
 def dataset(loaded, split, info, num_workers, shard, seed, more=()):
-    """Samples (image, label) of one split, 224 x 224 pixels; see `folders.pipeline`."""
-    return folders.pipeline(loaded, split, info, num_workers, shard, seed, more)
+    """Samples (image, label) of one split, 224 x 224 pixels; see `class_folders.pipeline`."""
+    return class_folders.pipeline(loaded, split, info, num_workers, shard, seed, more)
 
 
 def _root(data_path, split):

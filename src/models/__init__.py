@@ -3,9 +3,9 @@
 from functools import partial
 
 from ..platform.errors import InputError
+from .mindcv_networks import PREFIX, build_mindcv
 from .resnet import cifar_resnet, imagenet_resnet
 from .vgg import VGG
-from .zoo import PREFIX, build_mindcv
 
 MODELS = {
     "resnet20": partial(cifar_resnet, 20),

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from ..data.folders import find_images
+from ..data.class_folders import find_images
 from ..export.inference import Classifier, inverted, read_image, unlike_training
 from ..platform.command_line import Parser, positive
 from ..platform.device import select_device

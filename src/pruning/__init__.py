@@ -1,3 +1,3 @@
-"""The method, in the order of the paper: rank term of a layer (`low_rank`), schedule, allocation of budgets, masks,
+"""The method, in the order of the paper: rank term of a layer (`rank_term`), schedule, allocation of budgets, masks,
 and the pruner that applies them. Free of MindSpore but for `pruner` and `layers`; imports `platform` alone.
 """

@@ -52,7 +52,7 @@ def convolution_weights(network):
 
 
 def transposed_groups(network):
-    """{weight name: groups} of the transposed convolutions, for `low_rank.output_first`."""
+    """{weight name: groups} of the transposed convolutions, for `rank_term.output_first`."""
     return {cell.weight.name: cell.group for _, cell in prunable_layers(network) if isinstance(cell, TRANSPOSED)}
 
 

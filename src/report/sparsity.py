@@ -4,7 +4,7 @@ import numpy as np
 from tabulate import tabulate
 
 from ..platform.threads import each
-from ..pruning.low_rank import choose_rank, layer_norm, output_first
+from ..pruning.rank_term import choose_rank, layer_norm, output_first
 
 
 def layer_report(name, weight, tail_energy, groups=None):
@@ -12,7 +12,7 @@ def layer_report(name, weight, tail_energy, groups=None):
 
     rank is the numerical rank of the (out, in*kh*kw) matrix, tail_rank the rank k whose tail holds about
     `tail_energy` of the energy; both are at most max_rank = min(rows, columns). groups: of a transposed convolution,
-    whose weight has another layout (see `low_rank.output_first`).
+    whose weight has another layout (see `rank_term.output_first`).
     """
     outputs = output_first(weight, groups) if groups else weight
     matrix = outputs.reshape(outputs.shape[0], -1)

@@ -14,7 +14,7 @@ from ..data.folder import format_skipped
 from ..data.info import DataInfo
 from ..data.sharding import Shard
 from ..models import build_model
-from ..models.zoo import parse_arguments
+from ..models.mindcv_networks import parse_arguments
 from ..platform.errors import InputError, tell
 from ..platform.parallel import SINGLE, digest_of, local_batch_size
 from ..platform.schema import shown

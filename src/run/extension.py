@@ -10,7 +10,7 @@ from easydict import EasyDict
 from ..platform.errors import InputError
 from .folder import RunFolder
 from .resume import read_run
-from .saved import read_progress
+from .state_schema import read_progress
 
 EXTENDED = ("epoch_size", "lr")  # what may differ from the run that is extended
 

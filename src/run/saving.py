@@ -15,7 +15,7 @@ from ..training.state import RunState
 from .extension import EXTENDED, describe_extension, is_longer, recipe_before
 from .identity import check_content
 from .resume import check_recipe, read_run, recipe_hash
-from .saved import check_progress, read_progress
+from .state_schema import check_progress, read_progress
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from src.pruning.low_rank import choose_rank, gram_eigh, gram_svd, layer_term
+from src.pruning.rank_term import choose_rank, gram_eigh, gram_svd, layer_term
 
 SHAPES = [(8, 4, 3, 3), (32, 4, 1, 1), (6, 6), (1, 5, 3, 3), (12, 1, 1, 1), (5, 16, 3, 3)]
 

@@ -28,7 +28,7 @@ def find_images(root):
     return found
 
 
-def class_folders(root):
+def names(root):
     """The names of the class folders in `root`, in the order of their labels: the alphabet's. Raises InputError."""
     return tuple(sorted(entry.name for entry in _entries(root) if entry.is_dir() and entry.name[0] != "."))
 
