@@ -137,7 +137,12 @@ def test_a_graph_for_other_images(write):
 def test_batches_have_an_upper_size():
     check_memory(1783, (3, 224, 224))
     trained = SimpleNamespace(
-        image_shape=(3, 224, 224), config=SimpleNamespace(dataset="folder"), eval_batch_size=1, source=None
+        image_shape=(3, 224, 224),
+        config=SimpleNamespace(dataset="folder"),
+        eval_batch_size=1,
+        source=None,
+        patterned=lambda: None,
+        weights=dict,
     )
     message = "batch_size: 1784 images of 3 x 224 x 224 pixels are too many; 1783 are possible"
     with pytest.raises(InputError, match=message):
