@@ -102,8 +102,11 @@ def test_a_run_killed_stopped_and_damaged_ends_like_one_that_was_not(reference, 
 
     assert kill_after(tmp_path, start(TINY, config, *resume), saves=3, delay=0.02)
     assert_on_the_way(tmp_path, states)
-    code, lines = end(start(TINY, config, *resume))
-    assert (code, len(lines)) == (0, 1)
+    code, (*fallback, continuing) = end(start(TINY, config, *resume))
+    assert code == 0
+    assert continuing.startswith("continuing after step ")
+    # Between the two renames of a save there is only the copy, which the run then says it goes on from.
+    assert all(line.startswith(f"{tmp_path}/resume.ckpt is missing or damaged") for line in fallback)
     assert differences(outcome(tmp_path), expected) == []
     reliability.check(
         "`kill -9` between two saves or inside one", "dies", "resumed from the last whole state; same end"
