@@ -14,7 +14,7 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 from benchmark.random_checkpoint import settle_batch_norms
 from src.config.keys import resolve
 from src.data import PUBLISHED, digits, published_info
-from src.export import formats, report
+from src.export import deployed, formats, report
 from src.export.deployed import Interface, describe_interface, prepare
 from src.export.edge import adapt_command, adapted, atc_command, converter_command, write_converter_config
 from src.export.fold import fold_batch_norms
@@ -22,6 +22,7 @@ from src.export.mindir import get_metadata, put_metadata, read_metadata
 from src.export.multiply_adds import count_multiply_adds
 from src.export.onnx_file import open_onnx
 from src.export.packed import size_bound
+from src.export.report import rounding_tolerance
 from src.models import build_model
 from src.platform.errors import InputError
 from src.programs import export
@@ -181,6 +182,17 @@ def test_a_wrong_file_is_noticed_and_not_kept(resnet20, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="unpacks to something else"):
         formats.export_packed(resnet20, tmp_path / "net.packed")
     assert [entry.name for entry in tmp_path.iterdir()] == ["net.mindir"]
+
+
+def test_a_network_that_multiplies_rounding_errors_may_differ_by_as_much():
+    outputs = np.float32([[-4.0, 2.0]])
+    for change, expected in ((0, 1e-4), (1e-5, 1e-4), (8e-5, 6e-4), (1, 1e-3)):
+        assert rounding_tolerance(outputs, outputs + np.float32([[change, 0]])) == pytest.approx(expected, rel=0.01)
+    images = np.random.default_rng(0).standard_normal((2, 3, 4, 4)).astype(np.float32)
+    moved = deployed._nudged(images)
+    assert moved.dtype == np.float32
+    assert np.array_equal(np.abs(moved.view(np.int32) - images.view(np.int32)), np.ones_like(images))  # one last place
+    assert 0.3 < np.mean(moved > images) < 0.7
 
 
 def test_nan_outputs_never_pass():

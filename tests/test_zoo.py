@@ -74,7 +74,7 @@ def test_exactly_90_percent_is_zero_and_no_depthwise_filter_has_died(pruned):
 def test_exported_it_gives_the_same_outputs(pruned, tmp_path, fold_bn, file_format):
     trained = load_trained(pruned)
     images = np.random.default_rng(1).standard_normal((3, 3, SIZE, SIZE)).astype(np.float32)
-    expected = trained.network(Tensor(images)).asnumpy()
+    expected = trained.network(Tensor(images)).asnumpy()  # before anything is folded
     assert expected.std(0).min() > 0.01 * np.abs(expected).max()  # the images do make a difference
     path = tmp_path / f"net.{file_format.lower()}"
     exported = formats.export_graph(pruned, file_format, path, describe_interface(trained, None), fold_bn)
@@ -88,7 +88,12 @@ def test_exported_it_gives_the_same_outputs(pruned, tmp_path, fold_bn, file_form
         assert not fold_bn or b"BatchNormalization" not in path.read_bytes()
     else:
         outputs = nn.GraphCell(ms.load(str(path)))(Tensor(images)).asnumpy()
-    assert np.abs(outputs - expected).max() < 1e-4 * np.abs(expected).max()
+    largest = np.abs(expected).max()
+    # EfficientNet's BatchNorm over a few images multiplies the last bit of an image by hundreds.
+    last_bit = trained.network(Tensor(np.nextafter(images, np.float32(np.inf)))).asnumpy()
+    assert np.abs(outputs - expected).max() < max(
+        1e-4 * largest, min(30 * np.abs(last_bit - expected).max(), 1e-3 * largest)
+    )
 
 
 def test_the_sparse_runtime_gives_the_same_outputs(pruned, tmp_path):

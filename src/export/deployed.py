@@ -15,7 +15,7 @@ from ..platform.files import MIB
 from ..pruning.pruner import prunable_layers
 from ..weights.own import OWN
 from .fold import fold_batch_norms
-from .report import ROUNDING_TOLERANCE, TOLERANCE, check_outputs
+from .report import TOLERANCE, check_outputs, rounding_tolerance
 
 _LARGEST_METADATA = 4 * MIB
 _Side = Annotated[int, Field(ge=1, le=2**12)]  # pixels
@@ -142,7 +142,7 @@ class Deployment(NamedTuple):
 
     network: a DeployedNetwork that has not been exported; weights, dense: prunable weights, and all other parameters,
     by name; images, outputs: an input and what the trained network makes of it, before any folding; tolerance: how far
-    outputs on the same kernels may be from that.
+    outputs on the same kernels may be from that; rounding: how far those of another runtime may.
     """
 
     network: DeployedNetwork
@@ -152,6 +152,7 @@ class Deployment(NamedTuple):
     images: np.ndarray
     outputs: np.ndarray
     tolerance: float
+    rounding: float
 
 
 def finite_outputs(network, images):
@@ -170,12 +171,19 @@ def prepare(trained, interface, fold_bn=False):
     network = DeployedNetwork(trained.network, interface)
     images = interface.random_images()
     outputs = finite_outputs(network, images)
+    rounding = rounding_tolerance(outputs, finite_outputs(network, _nudged(images)))
     if fold_bn:
         before = trained.weights()
         fold_batch_norms(trained.network, Tensor(interface._replace(normalized=False).random_images()))
-        check_outputs("fold_bn", outputs, network(Tensor(images)).asnumpy(), ROUNDING_TOLERANCE)
+        check_outputs("fold_bn", outputs, network(Tensor(images)).asnumpy(), rounding)
         for name, weight in trained.weights().items():
             if weight[before[name] == 0].any():
                 raise RuntimeError(f"fold_bn: {name} lost zeros")
-    tolerance = ROUNDING_TOLERANCE if fold_bn else TOLERANCE
-    return Deployment(network, interface, trained.weights(), trained.dense_parameters(), images, outputs, tolerance)
+    own = (trained.weights(), trained.dense_parameters())
+    return Deployment(network, interface, *own, images, outputs, rounding if fold_bn else TOLERANCE, rounding)
+
+
+def _nudged(images):
+    """The images with every value moved by one unit in its last place, up or down by chance."""
+    up = np.random.default_rng(1).random(images.shape) < 0.5
+    return np.nextafter(images, np.where(up, np.float32(np.inf), np.float32(-np.inf)))

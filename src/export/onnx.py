@@ -7,7 +7,7 @@ from mindspore import nn, ops
 from .files import new_file
 from .fold import replace_cell
 from .onnx_file import open_onnx
-from .report import ROUNDING_TOLERANCE, Exported, check_dense, check_outputs, count_zeros
+from .report import Exported, check_dense, check_outputs, count_zeros
 
 
 def export_onnx(deployment, path):
@@ -31,7 +31,7 @@ def export_onnx(deployment, path):
         onnx.save(model, str(written))
         session = open_onnx(written)
         outputs = session.run(None, {session.get_inputs()[0].name: deployment.images})[0]
-        deviation = check_outputs(path, deployment.outputs, outputs, ROUNDING_TOLERANCE)
+        deviation = check_outputs(path, deployment.outputs, outputs, deployment.rounding)
         stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         zeros, count = count_zeros(path, stored, deployment.weights)
         check_dense(path, stored, deployment.dense)

@@ -28,7 +28,7 @@ def export_sparse(deployment, path):
         graph = read_onnx(raw)._replace(interface=interface)
         written.write_bytes(to_bytes(graph))
         with SparseModel(written) as model:
-            deviation = check_outputs(path, deployment.outputs, model(deployment.images), ROUNDING_TOLERANCE)
+            deviation = check_outputs(path, deployment.outputs, model(deployment.images), deployment.rounding)
             note = describe_gain(*measure_gain(raw, model))
         zeros, count = _count_zeros(path, graph, deployment.weights)
         size = written.stat().st_size
