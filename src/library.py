@@ -28,9 +28,9 @@ from .pruning.settings import PruningSettings, apply_method, complete
 from .report.page import open_report_folder, write_report
 from .report.run_report import describe_training
 from .report.sparsity import format_layers, format_summary, sparsity_report
-from .rpg_cell import RPGWithLossCell, build_rank_term
+from .rpg_cell import build_objective
 from .training.accumulation import GradientAccumulator
-from .training.amp import LossScale, mixed_precision, twin_of
+from .training.amp import LossScale, mixed_precision
 from .training.batch_norm import synchronise
 from .training.ema import WeightAverage
 from .training.finite import check_parameters
@@ -125,13 +125,16 @@ class RPG:
             workers.check_equal(digest_of(weights), "weights before step 1")
         trained, scale = self.network, None
         if amp_level != "O0":
-            trained, scale = mixed_precision(trained, twin_of(trained), amp_level), LossScale()
+            trained, scale = mixed_precision(trained, amp_level), LossScale()
         if sync_batch_norm:
             synchronise(trained, workers)
         task = TaskLoss(trained, loss_fn)
         parts = accumulation_steps
         accumulator = GradientAccumulator(optimizer.parameters, parts) if parts > 1 else None
-        pruning = Pruning(self.pruner, self._objective(task, parts, workers), self.settings.rank_interval)
+        objective = build_objective(
+            self.settings, task, self._rank_weights, transposed_groups(self.network), parts, workers
+        )
+        pruning = Pruning(self.pruner, objective, self.settings.rank_interval)
         self._average = WeightAverage(self.network, ema_decay) if ema_decay else None
         extras = Extras(scale, accumulator, self._average, float(grad_clip))
         self._step = TrainStep(task, optimizer, pruning, extras, workers)
@@ -139,15 +142,6 @@ class RPG:
         self._state = self._run_state(optimizer, scale, workers)
         self._recipe.update(amp_level=amp_level, ema_decay=float(ema_decay))
         return PruningStep(self.network, optimizer, self._step, self._history)
-
-    def _objective(self, task, parts, workers):
-        """Task loss plus rank term for batches computed in `parts`, or None without a rank term."""
-        if not self._rank_weights:
-            return None
-        rank_term = build_rank_term(self.settings.rank_solver, self.settings.tail_energy)
-        # Only the last part of a batch carries the rank term, and the gradients are divided by the parts.
-        weight = parts * self.settings.rank_weight
-        return RPGWithLossCell(task, rank_term, weight, self._rank_weights, workers, transposed_groups(self.network))
 
     def _run_state(self, optimizer, scale, workers):
         """The RunState of network, optimiser, masks, and what the options of the step keep."""

@@ -166,6 +166,18 @@ class GramRankTerm(nn.Cell):
         return tuple(factor * gradient for gradient in self.gradients)
 
 
+def build_objective(settings, task, weights, transposed, parts, workers):
+    """The RPGWithLossCell of PruningSettings over `weights`, or None where these have no rank term or there are none.
+
+    transposed: see RPGWithLossCell; parts: that a batch is computed in. Only the last one carries the rank term, and
+    the gradients are divided by their number, so it counts that many times.
+    """
+    if not settings.rank_weight or not weights:
+        return None
+    rank_term = build_rank_term(settings.rank_solver, settings.tail_energy)
+    return RPGWithLossCell(task, rank_term, parts * settings.rank_weight, weights, workers, transposed)
+
+
 SOLVERS = {"svd": SVDRankTerm, "gram": GramRankTerm}
 
 

@@ -156,7 +156,7 @@ def train(steps=3, solver="gram", nesterov=False, amp=None, parts=1, ema=False, 
     pruner = Pruner(prunable_weights(network), PruningSchedule(9, 3, 0.1, 0.3, 0.8, 0.85))
     trained, options = network, {}
     if amp:
-        trained = mixed_precision(network, Residual(), amp)
+        trained = mixed_precision(network, amp)
     if workers:
         synchronise(trained, workers)
         options["workers"] = workers

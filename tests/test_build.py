@@ -48,7 +48,7 @@ def parts_of(small_run):
 def taken(monkeypatch):
     """What `build` hands to the training step and to the objective: a dict of the cells by name."""
     cells = {}
-    step, objective = build.TrainStep, build.RPGWithLossCell
+    step, objective = build.TrainStep, build.build_objective
 
     def keep_task(task, *rest):
         cells["task"] = task
@@ -59,7 +59,7 @@ def taken(monkeypatch):
         return cells["objective"]
 
     monkeypatch.setattr(build, "TrainStep", keep_task)
-    monkeypatch.setattr(build, "RPGWithLossCell", keep_objective)
+    monkeypatch.setattr(build, "build_objective", keep_objective)
     return cells
 
 
@@ -161,7 +161,7 @@ def test_the_rank_term_by_default_is_not_the_decomposition(parts_of, taken):
 @pytest.mark.parametrize("settings", [{"rank_weight": 0}, {"method": "gap"}, {"method": "dense"}], ids=str)
 def test_without_a_rank_weight_there_is_no_rank_term(settings, parts_of, taken):
     assert parts_of(**settings).step.rank_interval == 0
-    assert "objective" not in taken
+    assert taken["objective"] is None
 
 
 @pytest.mark.parametrize("interval", [0, 3])

@@ -8,6 +8,7 @@ import pytest
 from mindspore import Tensor, nn
 from tiny_train import Tiny
 
+from src.config.command_line import load_config
 from src.models import MODELS
 from src.platform.errors import InputError
 from src.run.build import build_parts
@@ -114,5 +115,7 @@ def test_a_run_learns_from_its_teacher_and_goes_on_with_it(teacher, small_run, t
 def test_a_teacher_of_other_data_is_refused(teacher, small_run, tmp_path):
     with pytest.raises(InputError, match=r"teacher: .*last\.ckpt knows other data: image_shape is \(1, 8, 8\), here"):
         build_parts(small_run(dataset="cifar10", dry_run=True, teacher=str(teacher)))
+    with pytest.raises(InputError, match=r"command line: teacher: cannot read .*nothere\.ckpt: No such file"):
+        load_config(["--dry_run", "--teacher", str(tmp_path / "nothere.ckpt")])
     with pytest.raises(InputError, match="nothere"):
         build_parts(small_run(teacher=str(tmp_path / "nothere.ckpt")))

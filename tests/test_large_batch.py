@@ -60,7 +60,7 @@ class Run:
         self.scale = self.average = None
         if level != "O0":
             self.scale = LossScale()
-            network = mixed_precision(self.network, Net(normalised), level)
+            network = mixed_precision(self.network, level)
         if decay:
             self.average = WeightAverage(self.network, decay)
         self.trained = network

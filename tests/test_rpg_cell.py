@@ -6,7 +6,6 @@ import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
 from src.config.keys import resolve
-from src.data import published_info
 from src.library import RPG
 from src.platform.parallel import SINGLE
 from src.pruning.pruner import convolution_weights, transposed_groups
@@ -112,7 +111,7 @@ class Small(nn.Cell):
 
 def step_of_a_run(network, optimizer):
     config = resolve({"rank_interval": 1, "tail_energy": 0.3})
-    return build_step(config, published_info("digits"), network, optimizer, None, None, None, SINGLE)
+    return build_step(config, network, optimizer, None, None, None, None, SINGLE)
 
 
 def step_of_the_library(network, optimizer):

@@ -19,11 +19,13 @@ def load_config(arguments=None):
     values = read_yaml(path)
     config = resolve(values, given, where=str(path))
     # Named by a recipe, it may still have to be trained when the run is planned; a resumed run brings its weights.
-    if given.get("pretrained") and not config.resume_ckpt:
-        try:
-            Path(config.pretrained).stat()
-        except OSError as error:
-            raise InputError(f"command line: pretrained: cannot read {config.pretrained}: {error.strerror}") from None
+    named = [] if config.resume_ckpt else ["pretrained"]
+    for key in [*named, "teacher"]:
+        if given.get(key):
+            try:
+                Path(config[key]).stat()
+            except OSError as error:
+                raise InputError(f"command line: {key}: cannot read {config[key]}: {error.strerror}") from None
     return config
 
 

@@ -47,7 +47,7 @@ class Allocation(NamedTuple):
         if self.distribution == "global":
             if self.min_layer_density == SAFE:
                 return safe_floors(shapes, total)
-            return layer_floors([math.prod(shape) for shape in shapes], self.min_layer_density, total)
+            return layer_floors(sizes, self.min_layer_density, total)
         return layer_budgets(self.distribution, shapes, total, self.min_layer_density)
 
     def masks(self, weights, masks, total):

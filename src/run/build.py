@@ -23,7 +23,7 @@ from ..pruning.layers import depthwise_densities, pattern_of
 from ..pruning.methods import METHODS, build_schedule
 from ..pruning.pruner import Pruner, convolution_weights, prunable_weights, transposed_groups
 from ..pruning.schedule import PruningSchedule
-from ..rpg_cell import RPGWithLossCell, build_rank_term
+from ..rpg_cell import build_objective
 from ..training.accumulation import GradientAccumulator
 from ..training.amp import LossScale, mixed_precision
 from ..training.batch_norm import synchronise
@@ -118,7 +118,8 @@ def build_parts(config, workers=SINGLE):
     optimizer = build_optimizer(network, rates, config.momentum, config.nesterov, config.weight_decay, config.optimizer)
     scale = None if config.amp_level == "O0" else LossScale()
     average = WeightAverage(network, config.ema_decay) if config.ema_decay else None
-    step = build_step(config, info, network, optimizer, pruner, scale, average, workers)
+    distillation = build_distillation(config, info)
+    step = build_step(config, network, optimizer, pruner, distillation, scale, average, workers)
     return Parts(config, network, data, total_steps, schedule, pruner, rates, optimizer, scale, average, step)
 
 
@@ -182,23 +183,16 @@ def build_distillation(config, info):
     return Distillation(teacher.network, config.teacher_weight, config.temperature)
 
 
-def build_step(config, info, network, optimizer, pruner, scale, average, workers):
+def build_step(config, network, optimizer, pruner, distillation, scale, average, workers):
     """The training step: task loss, rank term, mixed precision and accumulation as configured."""
     trained, parts = network, config.accumulation_steps
     if scale is not None:
-        trained = mixed_precision(network, build_model(**describe_model(config, info)), config.amp_level)
+        trained = mixed_precision(network, config.amp_level)
     if config.sync_batch_norm:
         synchronise(trained, workers)
-    distillation = build_distillation(config, info)
     task = TaskLoss(trained, nn.CrossEntropyLoss(label_smoothing=config.label_smoothing), distillation)
-    objective = None
-    if config.rank_weight > 0:
-        rank_term = build_rank_term(config.rank_solver, config.tail_energy)
-        # Only the last part of a batch carries the rank term, and the gradients are divided by the parts.
-        weight = parts * config.rank_weight
-        objective = RPGWithLossCell(
-            task, rank_term, weight, convolution_weights(network), workers, transposed_groups(network)
-        )
+    weights, transposed = convolution_weights(network), transposed_groups(network)
+    objective = build_objective(config, task, weights, transposed, parts, workers)
     accumulator = GradientAccumulator(optimizer.parameters, parts) if parts > 1 else None
     extras = Extras(scale, accumulator, average, config.grad_clip)
     return TrainStep(task, optimizer, Pruning(pruner, objective, config.rank_interval), extras, workers)

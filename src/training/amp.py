@@ -11,22 +11,14 @@ from mindspore import amp, jit_class
 INITIAL_SCALE, SCALE_FACTOR, SCALE_WINDOW = 2.0**16, 2, 2000
 
 
-def mixed_precision(network, twin, level):
+def mixed_precision(network, level):
     """A network that computes at an amp level (O2, O3 or auto, as in `mindspore.amp`) on the weights of `network`.
 
-    twin: a second network of the same kind, which is converted and takes over the Parameters of `network`; `network`
-    itself stays as it is, for evaluation in float32.
+    It is a converted copy of the cells, on the very same Parameters; `network` itself, of whatever class, stays as it
+    is, for evaluation in float32.
     """
-    for (_, source), (_, cell) in zip(network.cells_and_names(), twin.cells_and_names()):
-        for parameter in source.get_parameters(expand=False):
-            attribute = next(name for name, value in source.parameters_and_names(expand=False) if value is parameter)
-            setattr(cell, attribute.rpartition(".")[2], parameter)
+    twin = copy.deepcopy(network, {id(parameter): parameter for parameter in network.get_parameters()})
     return amp.auto_mixed_precision(twin.set_train(), level)
-
-
-def twin_of(network):
-    """A second network of the same kind, of whatever class, on the very same Parameters."""
-    return copy.deepcopy(network, {id(parameter): parameter for parameter in network.get_parameters()})
 
 
 @jit_class
