@@ -122,6 +122,7 @@ stop() {
     while kill -0 "$msrun" 2>/dev/null; do # a further signal interrupts `wait`
         wait "$msrun" || true
     done
+    [ -z "${tail:-}" ] || wait "$tail" || true
     if all_done; then
         exit 0 # it has come to its end all the same
     fi

@@ -311,15 +311,23 @@ def test_devices_of_a_host(tools, wanted, usable, variables, found, tmp_path):
     assert done.stdout.strip() == found, done.stderr
 
 
-def left_of(job):
-    """The processes of a job's session that are there."""
+def processes_of(job):
+    """The command lines of the processes of a job's session that are there."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
             if int(session) == job.pid and state != "Z":
-                found.append(int(stat.parent.name))
+                found.append((stat.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode())
     return found
+
+
+def left_of(job):
+    """The processes of an ended job that are there after the moment that one which was killed needs to be gone."""
+    deadline = time.monotonic() + 5
+    while processes_of(job) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return processes_of(job)
 
 
 DISTURBED = {
