@@ -115,9 +115,11 @@ static __attribute__((noinline)) void activate_row(float *row, int begin, int en
         store(row + i, masked(activate(load(row + i), node->activation, low, high), mask + i));
 }
 
-static __attribute__((noinline)) float activate_one(float x, const struct node *node) {
-    return activate(splat(x), node->activation, splat(node->low), splat(node->high))[0];
+static __attribute__((noinline)) vec activate_vector(vec x, const struct node *node) {
+    return activate(x, node->activation, splat(node->low), splat(node->high));
 }
+
+static float activate_one(float x, const struct node *node) { return activate_vector(splat(x), node)[0]; }
 
 /* What happens to a tile of sums on its way to memory. */
 INLINE void finish(const int tile, vec *sums, const struct node *node, int channel, size_t pixel) {
@@ -291,6 +293,36 @@ INLINE vec every_second(const float *in) {
 #else
     return SHUFFLE(a, b, 0, 2, 4, 6);
 #endif
+}
+
+/* Channel by channel with a horizontal stride of 2, straight from the input: cutting its phases out would take longer than
+ * the few taps of a channel. The last vector of a row begins early enough to end with it. */
+static void strided(const struct task *task) {
+    const struct node *node = task->node;
+    const struct map *in = node->in[0], *out = node->out;
+    const int width = out->shape.w, last = width < LANES ? 0 : width - LANES;
+    const bool bounds = node->activation <= CLIP;
+    const vec low = splat(node->low), high = splat(node->high);
+    for (int channel = task->channel; channel < task->last_channel; channel++) {
+        if (!out->used[channel]) continue;
+        const struct tap *first = node->taps + node->first[channel], *end = node->taps + node->first[channel + 1];
+        const vec bias = splat(node->bias[channel]);
+        for (int y = task->begin; y < task->end; y++) {
+            const char *line = (const char *)(in->data + (size_t)y * node->window.stride[0] * in->pitch);
+            float *to = out->data + channel * out->stride + (size_t)y * out->pitch;
+            for (int x = 0;; x = x + LANES < last ? x + LANES : last) {
+                vec sum = bias;
+                for (const struct tap *tap = first; tap < end; tap++)
+                    sum += splat(tap->value) * every_second((const float *)(line + tap->offset) + 2 * x);
+                sum = bounds ? smaller(larger(sum, low), high) : activate_vector(sum, node);
+                if (width < LANES)
+                    memcpy(to, &sum, width * sizeof *to);
+                else
+                    store(to + x, sum);
+                if (x == last) break;
+            }
+        }
+    }
 }
 
 /* What of out[i] = in[start + i * step] lies inside [0, length) for i below `count`: `first` to `last` - 1. */
@@ -522,6 +554,7 @@ static void run(const struct task *task, float *scratch) {
     case NODE_ROWS: convolve(task, row_tiles, ROW_TILE); break;
     case NODE_FLAT_SPARSE: flat_sparse(task); break;
     case NODE_FLAT_DENSE: flat_dense(task); break;
+    case NODE_STRIDED: strided(task); break;
     case NODE_SPLIT: split(task); break;
     case NODE_GATHER: gather(task); break;
     case NODE_POOL: pool(task, scratch); break;

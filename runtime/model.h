@@ -83,7 +83,7 @@ struct row_tap {
     float value[ROW];
 };
 
-enum { NODE_SPARSE, NODE_ROWS, NODE_FLAT_SPARSE, NODE_FLAT_DENSE, NODE_SPLIT, NODE_GATHER, NODE_POOL,
+enum { NODE_SPARSE, NODE_ROWS, NODE_STRIDED, NODE_FLAT_SPARSE, NODE_FLAT_DENSE, NODE_SPLIT, NODE_GATHER, NODE_POOL,
        NODE_POOL_FLAT, NODE_ADD, NODE_MUL, NODE_CONCAT, NODE_ACTIVATION, NODE_SOFTMAX };
 
 /* A step of the plan: one kernel on one output map. */
@@ -95,7 +95,7 @@ struct node {
     struct window window;
     bool average, pad_counts;
     int phases, start[MAX_PHASES][2]; /* of a split: the first row and column of each */
-    int rows, columns;         /* of a split: what it fills of every plane */
+    int rows, columns;         /* of a split: what it fills of every plane; rows of pools and strided convolutions, too */
     const float *bias;
     const uint32_t *first; /* per channel, or per row of channels: where its taps begin; one more at the end */
     const struct tap *taps;

@@ -86,6 +86,13 @@ static bool is_direct(const struct operation *op, struct shape in) {
     return op->window.stride[0] == 1 && op->window.stride[1] == 1 && op->shape.h == in.h && op->shape.w == in.w;
 }
 
+/* Whether a strided convolution has so few taps a channel that it reads its input as it is, every second pixel of it. */
+static bool is_strided(const struct operation *op, struct shape in) {
+    const struct window *window = &op->window;
+    return op->groups == in.c && op->inputs == 1 && window->stride[1] == 2 && window->dilation[0] == 1 &&
+           window->dilation[1] == 1 && !is_flat(op->shape) && !is_flat(in);
+}
+
 static int geometry_of(struct builder *builder, int h, int w) {
     for (int i = 0; i < builder->geometry_count; i++)
         if (builder->geometries[i].h == h && builder->geometries[i].w == w) return i;
@@ -104,10 +111,19 @@ static void find_borders(struct builder *builder) {
         const struct operation *op = &graph->operation[i];
         if (op->kind != CONV || is_flat(op->shape)) continue;
         const struct window *window = &op->window;
+        struct shape in = tensor_shape(graph, op->input[0]);
+        if (is_strided(op, in)) {
+            struct geometry *geometry = &builder->geometries[geometry_of(builder, in.h, in.w)];
+            int behind[] = {(op->shape.h - 1) * window->stride[0] - in.h, (op->shape.w - 1) * window->stride[1] - in.w};
+            for (int axis = 0; axis < 2; axis++)
+                geometry->border =
+                    most(geometry->border, most(window->before[axis], behind[axis] + window->kernel[axis] - window->before[axis]));
+            continue;
+        }
         struct geometry *geometry = &builder->geometries[geometry_of(builder, op->shape.h, op->shape.w)];
         for (int axis = 0; axis < 2; axis++) {
             int span = (window->kernel[axis] - 1) * window->dilation[axis];
-            int border = is_direct(op, tensor_shape(graph, op->input[0]))
+            int border = is_direct(op, in)
                              ? most(window->before[axis], span - window->before[axis])
                              : halo(window, axis);
             geometry->border = most(geometry->border, border);
@@ -358,7 +374,7 @@ static bool add_convolution(struct builder *builder, const struct operation *op,
     struct plan *plan = builder->plan;
     struct shape source = tensor_shape(builder->graph, op->input[0]);
     const struct window *window = &op->window;
-    bool flat = is_flat(op->shape);
+    bool flat = is_flat(op->shape), strided = false;
     int reach = 0;
     if (flat) {
         int area = window->kernel[0] * window->kernel[1];
@@ -372,13 +388,16 @@ static bool add_convolution(struct builder *builder, const struct operation *op,
         int pitch = plan->maps[in].pitch;
         reach = ((window->kernel[0] - 1) * window->dilation[0] - window->before[0]) * pitch +
                 (window->kernel[1] - 1) * window->dilation[1] - window->before[1];
+    } else if (is_strided(op, source)) {
+        strided = true;
     } else {
         if (!find_split(builder, op, in, &in)) return fail(builder->error, "a stride is too large");
         reach = halo(window, 0) * plan->maps[in].pitch + halo(window, 1);
     }
     if (plan->maps[in].stride * plan->maps[in].shape.c > INT32_MAX / 4)
         return fail(builder->error, "a layer's input is too large");
-    add_node(builder, flat ? NODE_FLAT_SPARSE : NODE_SPARSE, op, in, out, true);
+    struct node *node = add_node(builder, flat ? NODE_FLAT_SPARSE : strided ? NODE_STRIDED : NODE_SPARSE, op, in, out, true);
+    node->rows = op->shape.h;
     struct draft *draft = &builder->drafts[plan->node_count - 1];
     draft->reach = reach < 0 ? 0 : reach;
     if (op->inputs == 2) draft->residual = builder->tensor_map[op->input[1]];
@@ -426,7 +445,7 @@ static bool mark_used(struct builder *builder) {
         const struct node *node = &plan->nodes[n];
         const struct draft *draft = &builder->drafts[n];
         const struct map *out = &plan->maps[draft->out], *in = &plan->maps[draft->in[0]];
-        if (node->kind == NODE_SPARSE) {
+        if (node->kind == NODE_SPARSE || node->kind == NODE_STRIDED) {
             int border = in->pitch - in->shape.w, lead = border * in->pitch + border;
             for (int c = 0; c < out->shape.c; c++) {
                 if (!out->used[c]) continue;
@@ -447,8 +466,10 @@ static bool mark_used(struct builder *builder) {
     return true;
 }
 
-/* What a node's progress is counted in: rows of splits and pools, pixels of long rows, all or nothing of flat maps. */
-static bool by_rows(const struct node *node) { return node->kind == NODE_SPLIT || node->kind == NODE_POOL; }
+/* What a node's progress is counted in: rows of splits, pools and strided convolutions, pixels of long rows, all or nothing of flat maps. */
+static bool by_rows(const struct node *node) {
+    return node->kind == NODE_SPLIT || node->kind == NODE_POOL || node->kind == NODE_STRIDED;
+}
 static bool is_long(const struct builder *builder, int index) {
     return !by_rows(&builder->plan->nodes[index]) && !builder->plan->maps[builder->drafts[index].out].flat;
 }

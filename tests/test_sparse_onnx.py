@@ -279,6 +279,30 @@ def test_networks_of_mindcv(tmp_path, name):
     compare(tmp_path / "a.onnx", (1, 2, 3, 4))
 
 
+@pytest.mark.parametrize("seed", range(24))
+def test_strided_convolutions_channel_by_channel(seed, tmp_path):
+    """Of any size, kernel, stride and padding; what follows reads their borders."""
+    random = np.random.default_rng(seed)
+    height, width = random.integers(3, 9), random.integers(3, [10, 40, 80][seed % 3])
+    size = random.integers(1, [height, width], endpoint=True).clip(max=5)
+    before, behind = (random.integers(0, size) for _ in range(2))
+    outputs = 6 if seed % 4 == 3 else 3
+    network = Network((1, 3, int(height), int(width)))
+    source = network.add(
+        "Conv",
+        "x",
+        network.weight(outputs, 1, *size),
+        network.constant(random.standard_normal(outputs)),
+        group=3,
+        strides=[int(random.integers(1, 4)), 2],
+        pads=[*map(int, before), *map(int, behind)],
+    )
+    if seed % 3:
+        source = network.add(["Relu", "Sigmoid"][seed % 3 - 1], source)
+    source = network.add("Conv", source, network.weight(4, outputs, 3, 3), pads=[1, 1, 1, 1])
+    compare(network.save(tmp_path / "a.onnx", network.add("GlobalAveragePool", network.add("Relu", source))), (1, 3))
+
+
 def test_the_tool_converts_and_embeds(tmp_path, monkeypatch, capsys):
     network = Network()
     path = network.save(tmp_path / "a.onnx", flatten(network, "x", 440))

@@ -36,6 +36,10 @@ _REFUSED = re.compile(
     "Py|Custom|HostCom|Rpc|All(Gather|Reduce)|.*(Dump|Summary|Print|Dataset|Queue|File|Send|Recv|Receive)"
 )
 
+# What keeps reads and writes of parameters in order is no tensor; these primitives alone may read it.
+_STATES = (AttributeProto.UMONAD, AttributeProto.IOMONAD)
+_READERS_OF_STATES = ("Load", "UpdateState", "Depend")
+
 
 def export_mindir(deployment, path):
     """Write a MINDIR of a Deployment with its Interface inside, reload it through GraphCell and compare.
@@ -108,7 +112,7 @@ def _check(model):
     refused = next(filter(_REFUSED.match, primitives.values()), None)
     if refused:
         raise ValueError(f"its primitive {refused} does more than compute")
-    known = set()
+    known, states = set(), set()
     for value in (*graph.input, *graph.parameter):
         _add(known, value.name)
     for parameter in graph.parameter:
@@ -123,6 +127,11 @@ def _check(model):
             raise ValueError(f"node {node.name:.100} computes from nothing")
         if not known.issuperset(node.input):
             raise ValueError(f"node {node.name:.100} reads what is not there by then")
+        kind = primitives.get(name)
+        if kind not in _READERS_OF_STATES and not states.isdisjoint(node.input):
+            raise ValueError(f"node {node.name:.100} computes with what is no tensor")
+        if kind == "UpdateState" or any(attribute.type in _STATES for attribute in node.attribute):
+            states.update(node.output)
         _check_attributes((*node.attribute, *node.node_attr, *node.primal_attr))
         for output in node.output:
             _add(known, output)
