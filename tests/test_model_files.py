@@ -180,9 +180,13 @@ def computing_node(model):
     return next(node for node in model.graph.node if node.input)
 
 
+def primitive(model, kind):
+    return next(primitive for primitive in model.primitives if primitive.op_type == kind)
+
+
 def no_tensor(model):
     """What keeps the order of reads is added to the output, of which MindSpore died by signal 11."""
-    next(primitive for primitive in model.primitives if primitive.op_type == "Depend").op_type = "BiasAdd"
+    primitive(model, "Depend").op_type = "BroadcastTo"
 
 
 def deep(model):
@@ -198,6 +202,8 @@ CHANGES = {
     # which had ended the process by signal 11
     "computes from nothing": lambda m: setattr(constant_node(m), "op_type", computing_node(m).op_type),
     "computes with what is no tensor": no_tensor,
+    "has not as many inputs as BroadcastTo takes": lambda m: setattr(primitive(m, "Flatten"), "op_type", "BroadcastTo"),
+    "has not as many inputs as Conv2D takes": lambda m: setattr(primitive(m, "ReLU"), "op_type", "Conv2D"),
     "primitive PyExecute does more than compute": lambda m: setattr(m.primitives[0], "op_type", "PyExecute"),
     "primitive Custom does more": lambda m: setattr(m.primitives[0], "op_type", "Custom"),
     "primitive TensorDump does more": lambda m: setattr(m.primitives[0], "op_type", "TensorDump"),

@@ -266,6 +266,7 @@ def test_a_network_of_the_zoo(tmp_path, name):
 @pytest.mark.parametrize("name", MODELS)
 def test_every_network_of_the_zoo(tmp_path, name):
     size = 32 if name == "vgg19" or (MODELS[name].keywords == {} and MODELS[name].args[0] in (20, 32, 56)) else 224
+    ms.set_seed(0)  # rounding in networks as deep as these is near the tolerance for some weights
     export(build_model(name, 10, 3), (3, size, size), tmp_path / "a.onnx")
     compare(tmp_path / "a.onnx", (1, 2, 3, 4))
 

@@ -1,5 +1,6 @@
 """MINDIR and AIR: MindSpore's own formats."""
 
+import inspect
 import math
 import re
 import shutil
@@ -10,6 +11,7 @@ import mindspore as ms
 import numpy as np
 from google.protobuf.message import DecodeError
 from mindspore import Tensor, nn
+from mindspore.ops.auto_generate import gen_ops_prim
 from mindspore.train.mind_ir_pb2 import AttributeProto, ModelProto, TensorProto
 
 from ..platform.errors import InputError
@@ -36,9 +38,11 @@ _REFUSED = re.compile(
     "Py|Custom|HostCom|Rpc|All(Gather|Reduce)|.*(Dump|Summary|Print|Dataset|Queue|File|Send|Recv|Receive)"
 )
 
-# What keeps reads and writes of parameters in order is no tensor; these primitives alone may read it.
+# What keeps reads and writes of parameters in order is a state, no tensor; these primitives may read it.
 _STATES = (AttributeProto.UMONAD, AttributeProto.IOMONAD)
 _READERS_OF_STATES = ("Load", "UpdateState", "Depend")
+_EFFECTS = ("side_effect_mem", "side_effect_io")  # with one of these attributes, another primitive reads one as well
+_INPUTS = {"Conv2D": 2, "MaxPool": 1, "TupleGetItem": 2}  # not among MindSpore's definitions
 
 
 def export_mindir(deployment, path):
@@ -102,14 +106,14 @@ def read_metadata(path):
 
 def _check(model):
     """Raise ValueError unless a ModelProto is one graph of known computations, each of what is there by then."""
-    graph, primitives = model.graph, {primitive.name: primitive.op_type for primitive in model.primitives}
+    graph, primitives = model.graph, {primitive.name: primitive for primitive in model.primitives}
     if not graph.node:
         raise ValueError("it has no graph")
     if model.functions or graph.map_parameter:
         raise ValueError("it has graphs inside its graph")
     if len(primitives) < len(model.primitives):
         raise ValueError("two of its primitives have one name")
-    refused = next(filter(_REFUSED.match, primitives.values()), None)
+    refused = next(filter(_REFUSED.match, (primitive.op_type for primitive in model.primitives)), None)
     if refused:
         raise ValueError(f"its primitive {refused} does more than compute")
     known, states = set(), set()
@@ -127,9 +131,14 @@ def _check(model):
             raise ValueError(f"node {node.name:.100} computes from nothing")
         if not known.issuperset(node.input):
             raise ValueError(f"node {node.name:.100} reads what is not there by then")
-        kind = primitives.get(name)
-        if kind not in _READERS_OF_STATES and not states.isdisjoint(node.input):
-            raise ValueError(f"node {node.name:.100} computes with what is no tensor")
+        kind = primitives[name].op_type if kind == "REF" else None
+        if kind not in _READERS_OF_STATES:
+            tensors = [value for value in node.input if value not in states]
+            effects = kind and any(each.name in _EFFECTS for each in primitives[name].attribute)
+            if len(tensors) + bool(effects) < len(node.input):
+                raise ValueError(f"node {node.name:.100} computes with what is no tensor")
+            if kind and len(tensors) != _count_inputs(primitives[name], len(tensors)):
+                raise ValueError(f"node {node.name:.100} has not as many inputs as {kind:.100} takes")
         if kind == "UpdateState" or any(attribute.type in _STATES for attribute in node.attribute):
             states.update(node.output)
         _check_attributes((*node.attribute, *node.node_attr, *node.primal_attr))
@@ -139,6 +148,20 @@ def _check(model):
         _check_attributes(primitive.attribute)
     if not graph.output or not known.issuperset(output.name for output in graph.output):
         raise ValueError("its output is not there")
+
+
+def _count_inputs(primitive, otherwise):
+    """How many inputs a primitive takes; `otherwise` where MindSpore's definitions of operators do not have it.
+
+    A function takes as inputs what an older primitive has as attributes: what `__init__` of its class takes.
+    """
+    definition = getattr(gen_ops_prim, primitive.op_type, None)
+    if not isinstance(definition, type):
+        return _INPUTS.get(primitive.op_type, otherwise)
+    methods = [definition.__call__]
+    if primitive.prim_type == primitive.PRIMITIVE_FUNCTION:
+        methods.append(definition.__init__)
+    return sum(len(inspect.signature(method).parameters) - 1 for method in methods)
 
 
 def _add(known, name):
