@@ -90,9 +90,9 @@ def test_momentum_and_nesterov(nesterov, parts_of):
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", nn.Momentum), ("adamw", AdamW), ("lion", Lion)])
 def test_the_other_optimisers_and_clipping(name, kind, parts_of):
-    parts = parts_of(optimizer=name, weight_decay=0.03, grad_clip=0.7)
+    parts = parts_of(optimizer=name, weight_decay=0.03, grad_clip=0.7, hyperbolic_step=2.0)
     assert type(parts.optimizer) is kind
-    assert parts.step.clip == 0.7
+    assert (parts.step.clip, parts.step.hyperbolic) == (0.7, 2.0)
     if name == "sgd":
         assert float(parts.optimizer.momentum) == 0
     else:
@@ -125,6 +125,9 @@ def test_the_schedule(parts_of):
     assert (schedule.total_steps, schedule.interval, schedule.drop_fraction) == (44, 5, 0.2)
     assert schedule.density == pytest.approx(0.1)
     assert (schedule.window, schedule.end, schedule.initial_density) == (0.6, 0.8, 1.0)
+    assert (schedule.start, schedule.curve) == (0.0, "exponential")
+    schedule = parts_of(**settings, epoch_size=4, prune_start=0.25, density_schedule="alternating").schedule
+    assert (schedule.start, schedule.curve) == (0.25, "alternating")
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,7 @@ def test_methods_are_settings(method, expected):
         ("base: nowhere.yaml\n", [], "cannot read .*nowhere.yaml: No such file"),
         ("base: c.yaml\n", [], "base.*itself"),
         ("prune_window: 0.9\nupdate_end: 0.8\n", [], "update_end 0.8 lies before the end of prune_window 0.9"),
+        ("prune_start: 0.9\n", [], "prune_start 0.9 lies behind the end of prune_window 0.9"),
         ("batch_size: 64\naccumulation_steps: 3\n", [], "batch_size 64 does not divide into accumulation_steps 3"),
         ("distribution: global\nmethod: rigl\n", [], "distribution global does not fit method rigl"),
         ("", ["--method", "gap", "--rank_weight", "1"], "command line: rank_weight: method gap fixes it to 0"),

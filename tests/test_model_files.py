@@ -203,6 +203,7 @@ CHANGES = {
     "computes from nothing": lambda m: setattr(constant_node(m), "op_type", computing_node(m).op_type),
     "computes with what is no tensor": no_tensor,
     "has not as many inputs as BroadcastTo takes": lambda m: setattr(primitive(m, "Flatten"), "op_type", "BroadcastTo"),
+    "has not as many inputs as BiasAdd takes": lambda m: setattr(primitive(m, "Conv2D"), "op_type", "BiasAdd"),
     "has not as many inputs as Conv2D takes": lambda m: setattr(primitive(m, "ReLU"), "op_type", "Conv2D"),
     "primitive PyExecute does more than compute": lambda m: setattr(m.primitives[0], "op_type", "PyExecute"),
     "primitive Custom does more": lambda m: setattr(m.primitives[0], "op_type", "Custom"),

@@ -233,7 +233,7 @@ def test_what_the_pattern_sets_stays_when_it_is_read_again():
 def test_the_plan_says_which_layers_take_it():
     plan = format_plan(build_parts(resolve({"pattern": "2:4", "dry_run": True})))
     assert "\npattern 2:4 in 21 of 22 layers; dense: conv1.weight\n" in plan
-    assert "density 0.5 is met at update" in plan
+    assert "density 0.5 is met at step" in plan
     table = plan.partition("kept at start")[2].split("\n\n")[0].splitlines()
     assert table[0].strip() == "kept at the end"
     for name, _, size, *_, end in (line.split() for line in table[2:-1]):

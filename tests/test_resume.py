@@ -35,6 +35,7 @@ RECIPE = {
     "accumulation_steps": 2,
     "optimizer": "adamw",
     "grad_clip": 0.5,
+    "hyperbolic_step": 5.0,
 }
 
 

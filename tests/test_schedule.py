@@ -137,3 +137,37 @@ def test_any_schedule_meets_its_target_at_the_last_pruning_update(total, interva
     assert not plan.reached_target(last - 1)
     assert last <= plan.end_step <= total
     assert 0 <= plan.drop_fraction_at(last) <= 0.3
+
+
+@pytest.mark.parametrize(
+    ("step", "due", "density"),
+    [
+        (0, False, 1.0),
+        (300, False, 1.0),
+        (350, False, 1.0),
+        (400, True, 0.02 ** (1 / 6)),
+        (600, True, 0.02**0.5),
+        (899, False, 0.02 ** (5 / 6)),
+        (900, True, 0.02),
+        (1000, False, 0.02),
+    ],
+)
+def test_masks_that_change_after_a_start_alone(step, due, density):
+    plan = PruningSchedule(1000, 100, 0.02, 0.3, 0.9, 0.901, start=0.35)
+    assert (plan.updates, plan.last_pruning_step, plan.end_step) == (6, 900, 901)
+    assert plan.is_update(step) is due
+    assert plan.density_at(step) == pytest.approx(density)
+    assert plan.drop_fraction_at(step) == schedule().drop_fraction_at(step)
+
+
+@pytest.mark.parametrize("start", [0.9, 0.95])
+def test_a_start_that_leaves_no_update(start):
+    with pytest.raises(ValueError, match=r"between prune_start \(step 9\d0 of 1000\) and the end .*\(step 900\)"):
+        PruningSchedule(1000, 100, 0.02, 0.3, 0.9, 0.901, start=start)
+
+
+def test_alternating_phases_begin_dense_and_end_at_the_target():
+    plan = PruningSchedule(1000, 50, 0.02, 0.0, 0.8, 0.8, curve="alternating")
+    densities = [plan.density_at(step) for step in range(0, 1000, 50)]
+    assert densities == [1.0] * 3 + [0.02, 0.02, 1.0, 1.0] * 3 + [0.02] * 5
+    assert plan.last_pruning_step == 800

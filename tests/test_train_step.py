@@ -11,7 +11,7 @@ from src.pruning.pruner import Pruner, convolution_weights, prunable_weights
 from src.pruning.schedule import PruningSchedule
 from src.rpg_cell import RPGWithLossCell, build_rank_term
 from src.training.optimizer import build_optimizer, learning_rates
-from src.training.train_step import Pruning, TaskLoss, TrainStep, optimizer_state
+from src.training.train_step import Extras, Pruning, TaskLoss, TrainStep, optimizer_state
 from tests.streams import random_batches
 
 STEPS, INTERVAL = 24, 4
@@ -43,6 +43,7 @@ class Run:
         nesterov=False,
         density=0.1,
         optimizer="momentum",
+        hyperbolic=0.0,
         **pruner,
     ):
         ms.set_seed(1)
@@ -58,7 +59,8 @@ class Run:
             objective = RPGWithLossCell(
                 task, build_rank_term("gram", 0.2), rank_weight, convolution_weights(self.network)
             )
-        self.step = TrainStep(task, self.optimizer, Pruning(self.pruner, objective, rank_interval))
+        pruning = Pruning(self.pruner, objective, rank_interval)
+        self.step = TrainStep(task, self.optimizer, pruning, Extras(hyperbolic=hyperbolic))
         self.batches = random_batches(STEPS)
 
     def train(self):
@@ -82,6 +84,7 @@ class Run:
         {"rank_interval": 3, "optimizer": "adamw"},
         {"rank_weight": 0},
         {"nesterov": True},
+        {"hyperbolic": 20.0},
         {"drop": 0.0, "rank_weight": 0},
         {"distribution": "erk", "optimizer": "lion"},
         {"distribution": "erk", "initial": 0.1, "rank_weight": 0, "optimizer": "sgd"},
@@ -103,6 +106,21 @@ def test_weights_and_momentum_are_exactly_zero_outside_the_masks_at_every_step(s
     assert run.pruner.kept == round(0.1 * sizes)
     # A weight that grew where no gradient flows is alive, and zero.
     assert 0.9 * run.pruner.kept < sum(np.count_nonzero(weight) for weight in run.weights()) <= run.pruner.kept
+
+
+def test_a_hyperbolic_step_follows_that_of_the_optimiser():
+    """By w exp(-rate alpha sign(w) g) in float64, with the gradient that plain SGD has shown; biases are left alone."""
+    plain, bent = (Run(rank_weight=0, optimizer="sgd", hyperbolic=alpha) for alpha in (0.0, 20.0))
+    before = [parameter.asnumpy().astype(np.float64) for parameter in plain.optimizer.parameters]
+    for run in (plain, bent):
+        run.step(*run.batches[0])
+    rate = 0.1 / 4  # of the first of four steps of warm-up
+    for old, moved, new in zip(before, plain.optimizer.parameters, bent.optimizer.parameters):
+        moved = moved.asnumpy().astype(np.float64)
+        gradient = (old - moved) / rate - 1e-2 * old  # what weight decay adds does not count
+        expected = moved * np.exp(-rate * 20 * np.sign(moved) * gradient) if old.ndim > 1 else moved
+        assert np.allclose(new.asnumpy(), expected, rtol=1e-4, atol=1e-7)
+        assert np.array_equal(new.asnumpy(), moved) == (old.ndim == 1)
 
 
 def test_no_step_recompiles_after_the_first_of_its_kind():

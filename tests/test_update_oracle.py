@@ -169,3 +169,25 @@ def test_after_the_window_each_layer_keeps_the_number_it_has(distribution, rng):
     pruner.update(65, gradients, [[]] * len(SHAPES))
     assert [np.count_nonzero(mask) for mask in pruner.masks] == counts
     assert any((old != new).any() for old, new in zip(before, pruner.masks))
+
+
+def test_alternating_phases_free_all_weights_and_prune_them_again_by_magnitude(rng):
+    values = [Tensor(rng.standard_normal(shape).astype(np.float32)) for shape in SHAPES]
+    weights = [Parameter(value, name=f"w{index}") for index, value in enumerate(values)]
+    total = sum(weight.size for weight in weights)
+    schedule = PruningSchedule(80, 5, 0.1, 0.0, 0.8, 0.8, curve="alternating")  # 12 updates; a phase has one or two
+    pruner, gradients, sparse = Pruner(weights, schedule), [Tensor(np.ones(shape)) for shape in SHAPES], []
+    for step in range(5, 65, 5):
+        before = np.concatenate([weight.asnumpy().ravel() for weight in weights])
+        pruner.update(step, gradients, [[]] * len(weights))
+        mask, after = (np.concatenate([x.ravel() for x in xs]) for xs in (pruner.masks, [w.asnumpy() for w in weights]))
+        assert np.array_equal(after, before * mask)
+        sparse.append(not mask.all())
+        if sparse[-1]:
+            assert mask.sum() == round(0.1 * total)
+            assert abs(before[mask]).min() >= abs(before[~mask]).max()
+        for weight, alive in zip(weights, pruner.masks):  # as training would
+            moved = weight.asnumpy() + alive * rng.normal(0, 0.1, weight.shape)
+            weight.set_data(Tensor(moved.astype(np.float32)))
+    assert sparse == [digit == "1" for digit in "011011011011"]
+    pruner.check()

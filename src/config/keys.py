@@ -78,6 +78,9 @@ class Training(BaseModel):
     nesterov: bool = Field(False, description="Nesterov momentum")
     weight_decay: float = Field(5e-4, ge=0, description="on weights; never on BatchNorm and biases")
     grad_clip: float = Field(0.0, ge=0, description="most that the norm of all gradients together may be; 0: any")
+    hyperbolic_step: float = Field(
+        0.0, ge=0, le=10**6, description="alpha of HAM's multiplicative step behind each of the optimiser; 0: none"
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
 
     teacher: PathName = Field("", description="checkpoint of a trained network to learn from beside the labels")

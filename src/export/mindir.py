@@ -153,15 +153,16 @@ def _check(model):
 def _count_inputs(primitive, otherwise):
     """How many inputs a primitive takes; `otherwise` where MindSpore's definitions of operators do not have it.
 
-    A function takes as inputs what an older primitive has as attributes: what `__init__` of its class takes.
+    Functions take as inputs what primitives before them had as attributes, the arguments of `__init__`. MindSpore fails
+    on the older form of what has become one (-1): without its inputs, and under other names.
     """
     definition = getattr(gen_ops_prim, primitive.op_type, None)
     if not isinstance(definition, type):
         return _INPUTS.get(primitive.op_type, otherwise)
-    methods = [definition.__call__]
-    if primitive.prim_type == primitive.PRIMITIVE_FUNCTION:
-        methods.append(definition.__init__)
-    return sum(len(inspect.signature(method).parameters) - 1 for method in methods)
+    before, given = (len(inspect.signature(each).parameters) - 1 for each in (definition.__init__, definition.__call__))
+    if primitive.prim_type != primitive.PRIMITIVE_FUNCTION and before:
+        return -1
+    return before + given
 
 
 def _add(known, name):

@@ -58,4 +58,5 @@ def build_schedule(settings, total_steps):
         settings.update_end,
         density if method.get("sparse_start") else 1.0,
         settings.density_schedule,
+        settings.prune_start,
     )

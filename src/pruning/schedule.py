@@ -16,7 +16,17 @@ def _cubic(initial, final, share):
     return final + (initial - final) * (1 - share) ** 3
 
 
-CURVES = {"exponential": _exponential, "cubic": _cubic}  # of (d0, d, x), where x is the share of updates done
+def _alternating(initial, final, share):
+    """Turns of d0 and d, d0 first and d last: compressed and decompressed phases (Peste et al., "AC/DC", 2021)."""
+    return initial if share == 0 or math.ceil(share * PHASES) % 2 else final
+
+
+PHASES = 8  # of `alternating`
+CURVES = {
+    "exponential": _exponential,
+    "cubic": _cubic,
+    "alternating": _alternating,
+}  # of (d0, d, x), where x is the share of updates done
 
 
 @dataclass(frozen=True)
@@ -24,9 +34,9 @@ class PruningSchedule:
     """The stateless schedule of gradual pruning with drop and grow.
 
     Steps are counted from 1; `total_steps` is T. Every `interval` (dT) steps, up to `end` * T, one mask update takes
-    the place of an optimiser step (but see `trains_at_updates`). The updates inside `window` * T lower the global
-    density; later ones only move weights around. All methods are pure functions of the step, so a resumed run continues
-    where it stopped.
+    the place of an optimiser step (but see `trains_at_updates`); none does up to `start` * T. The updates inside
+    `window` * T lower the global density; later ones only move weights around. All methods are pure functions of the
+    step, so a resumed run continues where it stopped.
 
     Raises ValueError if no update fits into the window, naming the numbers.
     """
@@ -39,10 +49,16 @@ class PruningSchedule:
     end: float  # share of T after which masks are frozen
     initial_density: float = 1.0  # equal to `density` for methods that are sparse from the start
     curve: str = "exponential"  # how density falls: a name of CURVES
+    start: float = 0.0  # share of T that is trained before the first mask update
 
     def __post_init__(self):
         if self.updates < 1:
             last = self._steps(self.window)
+            if self.left_out:
+                raise ValueError(
+                    f"no mask update fits between prune_start (step {self._steps(self.start)} of {self.total_steps}) "
+                    f"and the end of prune_window (step {last}); lower prune_start or update_interval ({self.interval})"
+                )
             least = self._least_steps()
             ways = [f"lower update_interval to {last} or less"] if last else []
             ways.append(f"train for {least} steps or more" if least else "raise prune_window")
@@ -62,12 +78,17 @@ class PruningSchedule:
     @property
     def updates(self):
         """N: the number of mask updates inside the pruning window."""
-        return self._steps(self.window) // self.interval
+        return self._steps(self.window) // self.interval - self.left_out
+
+    @property
+    def left_out(self):
+        """The number of updates up to the start, which are not made."""
+        return self._steps(self.start) // self.interval
 
     @property
     def last_pruning_step(self):
         """The step of the N-th update, from which on the target density is met."""
-        return self.updates * self.interval
+        return (self.left_out + self.updates) * self.interval
 
     @property
     def end_step(self):
@@ -83,7 +104,7 @@ class PruningSchedule:
 
     def is_update(self, step):
         """Whether masks are updated at `step`."""
-        return 0 < step <= self.end_step and step % self.interval == 0
+        return self.left_out * self.interval < step <= self.end_step and step % self.interval == 0
 
     def lowers_density(self, step):
         """Whether the update at `step` chooses new layer budgets; later updates keep those of the masks."""
@@ -95,7 +116,7 @@ class PruningSchedule:
 
     def density_at(self, step):
         """Global density after `step`: on the curve after the i-th of N updates, exactly d from the N-th on."""
-        update = min(step // self.interval, self.updates)
+        update = min(max(step // self.interval - self.left_out, 0), self.updates)
         if update == self.updates:
             return self.density
         return CURVES[self.curve](self.initial_density, self.density, update / self.updates)

@@ -45,7 +45,8 @@ class PruningSettings(BaseModel):
     density_schedule: Literal[tuple(CURVES)] = Field("exponential", description="how density falls in the window")
     update_interval: int = Field(100, ge=1, le=10**9, description="dT: steps between mask updates")
     drop_fraction: float = Field(0.3, ge=0, le=1, description="alpha: share dropped and regrown at the first update")
-    prune_window: float = Field(0.9, gt=0, le=1, description="share of the run in which density falls")
+    prune_start: float = Field(0.0, ge=0, lt=1, description="share of the run that is trained before masks change")
+    prune_window: float = Field(0.9, gt=0, le=1, description="share of the run by whose end density has fallen")
     update_end: float = Field(0.901, gt=0, le=1, description="T_end: share of the run after which masks are frozen")
 
     rank_weight: float = Field(0.5, ge=0, description="lambda: weight of the rank term")
@@ -85,6 +86,11 @@ def complete(settings):
         raise ValueError(f"distribution: {error}") from None
     if settings.pattern_rest != "dense" and not settings.pattern:
         raise ValueError("pattern_rest: only beside a pattern; leave it out")
+    if settings.prune_start >= settings.prune_window:
+        raise ValueError(
+            f"prune_start {settings.prune_start:g} lies behind the end of prune_window {settings.prune_window:g}; "
+            "lower prune_start or raise prune_window"
+        )
     if settings.update_end < settings.prune_window:
         raise ValueError(
             f"update_end {settings.update_end:g} lies before the end of prune_window {settings.prune_window:g}; "

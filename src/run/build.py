@@ -194,5 +194,5 @@ def build_step(config, network, optimizer, pruner, distillation, scale, average,
     weights, transposed = convolution_weights(network), transposed_groups(network)
     objective = build_objective(config, task, weights, transposed, parts, workers)
     accumulator = GradientAccumulator(optimizer.parameters, parts) if parts > 1 else None
-    extras = Extras(scale, accumulator, average, config.grad_clip)
+    extras = Extras(scale, accumulator, average, config.grad_clip, config.hyperbolic_step)
     return TrainStep(task, optimizer, Pruning(pruner, objective, config.rank_interval), extras, workers)

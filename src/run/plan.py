@@ -24,10 +24,11 @@ def _steps(parts):
     schedule = parts.schedule
     if schedule is None:
         return f"{text}; no pruning"
-    updates = schedule.end_step // schedule.interval
+    updates = schedule.end_step // schedule.interval - schedule.left_out
+    first = (schedule.left_out + 1) * schedule.interval
     text = (
-        f"{text}; {updates:,} mask updates, one every {schedule.interval:,} steps up to step {schedule.end_step:,}; "
-        f"density {schedule.density:g} is met at update {schedule.updates:,} (step {schedule.last_pruning_step:,})"
+        f"{text}; {updates:,} mask updates, one every {schedule.interval:,} steps from step {first:,} up to step "
+        f"{schedule.end_step:,}; density {schedule.density:g} is met at step {schedule.last_pruning_step:,}"
     )
     patterned = parts.pruner.patterned
     return text if patterned is None else f"{text}\n{patterned.describe([w.name for w in parts.pruner.weights])}"

@@ -14,6 +14,7 @@ from .amp import LossScale, is_finite, value_and_grad
 from .clipping import clip_by_global_norm
 from .ema import WeightAverage
 from .finite import FiniteWatch
+from .hyperbolic import hyperbolic_step
 
 _multiply = ops.MultitypeFuncGraph("multiply_gradient_by_mask")
 
@@ -80,13 +81,15 @@ class Extras(NamedTuple):
     """The optional parts of a step; none of them costs the host anything per step.
 
     scale: LossScale of mixed precision; accumulator: GradientAccumulator, which splits every batch into its parts;
-    average: WeightAverage to keep; clip: what the norm of all gradients together is cut down to, 0 for as it is.
+    average: WeightAverage to keep; clip: what the norm of all gradients together is cut down to, 0 for as it is;
+    hyperbolic: alpha of a hyperbolic step behind the optimiser's, 0 for none.
     """
 
     scale: Optional[LossScale] = None
     accumulator: Optional[GradientAccumulator] = None
     average: Optional[WeightAverage] = None
     clip: float = 0.0
+    hyperbolic: float = 0.0
 
 
 DENSE, PLAIN = Pruning(), Extras()
@@ -120,7 +123,7 @@ class TrainStep:
         self.optimizer = optimizer
         self.pruner, objective, rank_interval = pruning
         self.rank_interval = rank_interval if objective is not None else 0
-        self.scale, self.accumulator, self.average, self.clip = extras
+        self.scale, self.accumulator, self.average, self.clip, self.hyperbolic = extras
         self.loss_sum = _scalar(0.0, "loss_sum")
         self.last_update = None
         self.last_rank_loss = None
@@ -278,10 +281,23 @@ class TrainStep:
         """A function of (gradients, whether they are finite) for use in a graph: one optimiser step, and what goes
         with it. What is clipped is what the optimiser gets: masked means over parts and workers, unscaled.
         """
-        optimizer, scale, average, most = self.optimizer, self.scale, self.average, self.clip
+        optimizer, scale, average, most, alpha = (
+            self.optimizer,
+            self.scale,
+            self.average,
+            self.clip,
+            self.hyperbolic,
+        )
 
         def train(gradients, finite):
-            done = optimizer(clip_by_global_norm(gradients, most) if most else gradients)
+            if most:
+                gradients = clip_by_global_norm(gradients, most)
+            if alpha:
+                rate = optimizer.get_lr()  # of this step: the optimiser counts on
+                done = optimizer(ops.depend(gradients, rate))
+                done = hyperbolic_step(optimizer, alpha, gradients, rate, done)
+            else:
+                done = optimizer(gradients)
             if average is not None:
                 done = ops.depend(average.update(optimizer.global_step), done)
             return done
