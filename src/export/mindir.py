@@ -1,8 +1,5 @@
 """MINDIR and AIR: MindSpore's own formats."""
 
-import inspect
-import math
-import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,38 +8,15 @@ import mindspore as ms
 import numpy as np
 from google.protobuf.message import DecodeError
 from mindspore import Tensor, nn
-from mindspore.ops.auto_generate import gen_ops_prim
-from mindspore.train.mind_ir_pb2 import AttributeProto, ModelProto, TensorProto
+from mindspore.train.mind_ir_pb2 import ModelProto
 
 from ..platform.errors import InputError
 from ..platform.files import GIB, read_regular
 from .files import is_utf8, new_file
+from .mindir_graph import check_model
 from .report import Exported, check_dense, check_outputs, count_zeros
 
 _LARGEST_FILE = 2 * GIB  # protobuf's limit
-_MOST_LEVELS = 20  # of attributes in attributes
-_BYTES = {  # of a number, by its type
-    **dict.fromkeys((TensorProto.UINT8, TensorProto.INT8, TensorProto.BOOL), 1),
-    **dict.fromkeys((TensorProto.UINT16, TensorProto.INT16, TensorProto.FLOAT16, TensorProto.BFLOAT16), 2),
-    **dict.fromkeys((TensorProto.FLOAT, TensorProto.INT32, TensorProto.UINT32), 4),
-    **dict.fromkeys((TensorProto.DOUBLE, TensorProto.FLOAT64, TensorProto.INT64, TensorProto.UINT64), 8),
-}
-# Of attributes: graphs, functions, and tensors that no network here has.
-_REFUSED_KINDS = {
-    kind
-    for name, kind in AttributeProto.AttributeType.items()
-    if name in ("GRAPH", "FUNCTOR", "SCALAR_GRAPH_HOLDER") or name.endswith(("CLOSURE", "_TENSOR"))
-}
-# Primitives that run code of the file or beside it, write or read files, or talk to other processes.
-_REFUSED = re.compile(
-    "Py|Custom|HostCom|Rpc|All(Gather|Reduce)|.*(Dump|Summary|Print|Dataset|Queue|File|Send|Recv|Receive)"
-)
-
-# What keeps reads and writes of parameters in order is a state, no tensor; these primitives may read it.
-_STATES = (AttributeProto.UMONAD, AttributeProto.IOMONAD)
-_READERS_OF_STATES = ("Load", "UpdateState", "Depend")
-_EFFECTS = ("side_effect_mem", "side_effect_io")  # with one of these attributes, another primitive reads one as well
-_INPUTS = {"Conv2D": 2, "MaxPool": 1, "TupleGetItem": 2}  # not among MindSpore's definitions
 
 
 def export_mindir(deployment, path):
@@ -92,7 +66,7 @@ def read_model(path, where):
     model = ModelProto()
     try:
         model.ParseFromString(read_regular(path, f"{where}: cannot be read", _LARGEST_FILE))
-        _check(model)
+        check_model(model)
     except (DecodeError, ValueError) as error:
         reason = "" if isinstance(error, (DecodeError, UnicodeError)) else f": {error}"
         raise InputError(f"{where} is not a MINDIR file, or a damaged one{reason}") from None
@@ -102,95 +76,6 @@ def read_model(path, where):
 def read_metadata(path):
     """The metadata of a MINDIR file, text by key."""
     return get_metadata(read_model(path, str(path)).user_info)
-
-
-def _check(model):
-    """Raise ValueError unless a ModelProto is one graph of known computations, each of what is there by then."""
-    graph, primitives = model.graph, {primitive.name: primitive for primitive in model.primitives}
-    if not graph.node:
-        raise ValueError("it has no graph")
-    if model.functions or graph.map_parameter:
-        raise ValueError("it has graphs inside its graph")
-    if len(primitives) < len(model.primitives):
-        raise ValueError("two of its primitives have one name")
-    refused = next(filter(_REFUSED.match, (primitive.op_type for primitive in model.primitives)), None)
-    if refused:
-        raise ValueError(f"its primitive {refused} does more than compute")
-    known, states = set(), set()
-    for value in (*graph.input, *graph.parameter):
-        _add(known, value.name)
-    for parameter in graph.parameter:
-        _check_tensor(parameter)
-        if len(parameter.raw_data) == 0 and math.prod(parameter.dims):
-            raise ValueError(f"parameter {parameter.name:.100} has no values")
-    for node in graph.node:
-        kind, _, name = node.op_type.partition("::")
-        if node.op_type != "Constant" and not (kind == "REF" and name in primitives):
-            raise ValueError(f"node {node.name:.100} is none of its primitives")
-        if kind == "REF" and not node.input:
-            raise ValueError(f"node {node.name:.100} computes from nothing")
-        if not known.issuperset(node.input):
-            raise ValueError(f"node {node.name:.100} reads what is not there by then")
-        kind = primitives[name].op_type if kind == "REF" else None
-        if kind not in _READERS_OF_STATES:
-            tensors = [value for value in node.input if value not in states]
-            effects = kind and any(each.name in _EFFECTS for each in primitives[name].attribute)
-            if len(tensors) + bool(effects) < len(node.input):
-                raise ValueError(f"node {node.name:.100} computes with what is no tensor")
-            if kind and len(tensors) != _count_inputs(primitives[name], len(tensors)):
-                raise ValueError(f"node {node.name:.100} has not as many inputs as {kind:.100} takes")
-        if kind == "UpdateState" or any(attribute.type in _STATES for attribute in node.attribute):
-            states.update(node.output)
-        _check_attributes((*node.attribute, *node.node_attr, *node.primal_attr))
-        for output in node.output:
-            _add(known, output)
-    for primitive in model.primitives:
-        _check_attributes(primitive.attribute)
-    if not graph.output or not known.issuperset(output.name for output in graph.output):
-        raise ValueError("its output is not there")
-
-
-def _count_inputs(primitive, otherwise):
-    """How many inputs a primitive takes; `otherwise` where MindSpore's definitions of operators do not have it.
-
-    Functions take as inputs what primitives before them had as attributes, the arguments of `__init__`. MindSpore fails
-    on the older form of what has become one (-1): without its inputs, and under other names.
-    """
-    definition = getattr(gen_ops_prim, primitive.op_type, None)
-    if not isinstance(definition, type):
-        return _INPUTS.get(primitive.op_type, otherwise)
-    before, given = (len(inspect.signature(each).parameters) - 1 for each in (definition.__init__, definition.__call__))
-    if primitive.prim_type != primitive.PRIMITIVE_FUNCTION and before:
-        return -1
-    return before + given
-
-
-def _add(known, name):
-    if name in known or not name:
-        raise ValueError(f"two of its values have the name {name!r:.100}")
-    known.add(name)
-
-
-def _check_attributes(attributes, levels=_MOST_LEVELS):
-    """Raise ValueError for an attribute that is a graph, a call, or a tensor that is not as large as it says."""
-    if not levels:
-        raise ValueError("its attributes are nested too deeply")
-    for attribute in attributes:
-        if attribute.HasField("g") or attribute.graphs or attribute.HasField("functor"):
-            raise ValueError("it has graphs inside its graph")
-        if attribute.type in _REFUSED_KINDS or (attribute.type == AttributeProto.TENSORS and not attribute.tensors):
-            raise ValueError(f"its attribute {attribute.name:.100} is not what it says")
-        for tensor in (*([attribute.t] if attribute.HasField("t") else ()), *attribute.tensors):
-            _check_tensor(tensor)
-        _check_attributes(attribute.values, levels - 1)
-
-
-def _check_tensor(tensor):
-    """Raise ValueError for a tensor whose values, if it has any, are elsewhere or of another size."""
-    if tensor.HasField("external_data") or tensor.compression_type:
-        raise ValueError("it has values in other files, or compressed ones")
-    if tensor.raw_data and len(tensor.raw_data) != math.prod(tensor.dims) * _BYTES.get(tensor.data_type, math.nan):
-        raise ValueError(f"tensor {tensor.name:.100} does not match its declared type and shape")
 
 
 def put_metadata(field, metadata):
