@@ -28,8 +28,8 @@ class Trained(NamedTuple):
     """network: in evaluation mode; config: of the run that trained it; data: what it has to know of its images.
 
     nonzeros: of every pruned weight, as counted when the checkpoint was written, or None where nobody counted;
-    eval_batch_size: images at a time that fit the device which trained it; pruned: names of the pruned weights of a
-    network of one's own, of others all prunable ones are.
+    eval_batch_size: images at a time that fit the device which trained it; pruned: names of the pruned weights where
+    these were chosen, else all prunable ones are.
     """
 
     network: nn.Cell
