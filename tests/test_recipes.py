@@ -16,6 +16,7 @@ from src.export.deployed import describe_interface, prepare
 from src.export.mindir import export_mindir
 from src.export.report import TOLERANCE
 from src.models import MODELS
+from src.models.mindcv_networks import parse_arguments
 from src.platform.errors import InputError
 from src.run.build import build_parts
 from src.run.plan import format_plan
@@ -27,7 +28,7 @@ from tests.in_process import ROOT, run
 from tests.test_convert import random_weights, shapes
 
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
-TRANSFORMERS = {"deit_small": "mindcv/vit"}  # names of networks in two words, and the models
+TRANSFORMERS = ("deit_small", "vit_small")  # all of them mindcv/vit
 LARGE = ("deit_small_imagenet", "deit_small_imagenet_80", "deit_small_imagenet_95")  # seconds to build; 90 is quick
 PLANNED = [pytest.param(path, marks=pytest.mark.slow if path.stem in LARGE else ()) for path in CONFIGS]
 
@@ -62,7 +63,8 @@ def test_every_recipe_plans_its_run_without_the_data(path):
         assert f"{1 - config.sparsity:.5f}" in plan  # the density of the last tenth
     if config.model == "mindcv/vit":
         assert "dense, and not counted: patch_embed.proj.weight, head.weight" in plan
-        assert config.method == "dense" or "rank term: the mean over 48 of these 48 layers" in plan
+        layers = 4 * parse_arguments(config.model_args)["depth"]
+        assert config.method == "dense" or f"rank term: the mean over {layers} of these {layers} layers" in plan
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -72,8 +74,8 @@ def test_files_are_named_for_what_they_set(path):
         assert (config.dataset, config.method) == (path.stem, "dense")
         return
     transformer = next((name for name in TRANSFORMERS if path.stem.startswith(name)), "")
-    network, dataset, *rest = path.stem.replace(transformer, "deit").split("_") if transformer else path.stem.split("_")
-    model, _, width = (TRANSFORMERS[transformer], "", "") if transformer else network.partition("x")
+    network, dataset, *rest = path.stem.replace(transformer, "vit").split("_") if transformer else path.stem.split("_")
+    model, _, width = ("mindcv/vit", "", "") if transformer else network.partition("x")
     assert (config.model, config.dataset) == (model, dataset)
     assert config.width_factor == int(width or 1)
     assert config.output_path == f"output/{path.stem}"

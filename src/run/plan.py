@@ -65,7 +65,7 @@ def _layers(parts):
         headers.append("kept at the end: layer at least, total exactly" if globally else "kept at the end")
         total.append(parts.pruner.target)
     rows.append(total)
-    return "\n".join([tabulate(rows, headers, disable_numparse=True), *_choice(parts, weights)])
+    return "\n\n".join([tabulate(rows, headers, disable_numparse=True), *_choice(parts, weights)])
 
 
 def _choice(parts, weights):
