@@ -146,8 +146,8 @@ def key_of(result):
 def reported(results, former):
     """What the report is made of: of each data set the new lines once its methods are all there, else the former ones.
 
-    Lines of two recipes are never compared with each other; of the patterns and the transformer, which version 0.1.0 had
-    not, there are no former ones.
+    Lines of two recipes are never compared with each other; of the patterns and the transformer there are no former
+    ones.
     """
     done, lines = {key_of(result) for result in results}, []
     for data in reversed(list(CONFIGS)):

@@ -26,7 +26,7 @@ from src.run.plan import format_plan
 from src.run.trainer import Trainer
 from src.tools.convert_torch import mindspore_to_torch, torch_to_mindspore
 from src.weights import naming
-from src.weights.checkpoint import read_checkpoint
+from src.weights.checkpoint import read_checkpoint, write_checkpoint, write_network
 from src.weights.naming import from_torch, identify
 from src.weights.pretrained import load_pretrained
 from src.weights.trained import load_trained
@@ -254,6 +254,21 @@ def test_the_layers_of_a_recipe_are_those_that_are_pruned_and_decayed():
 def test_what_is_refused(settings, message):
     with pytest.raises(InputError, match=message):
         build_parts(resolve({**SETTINGS, "dry_run": True, **settings}))
+
+
+@pytest.mark.parametrize("change", [{"embed_dim": 1 << 20}, {"depth": 1 << 30}, {"mlp_ratio": 1e9}, {"patch_size": 1}])
+def test_a_file_that_declares_a_network_too_large_for_it_is_refused_before_memory_is_taken(change, tmp_path):
+    arguments = {"image_size": 2048, "patch_size": 1024, "embed_dim": 8, "depth": 1, "num_heads": 1}
+    network = build_model("mindcv/vit", 3, 3, arguments=arguments)
+    model = {"name": "mindcv/vit", "num_classes": 3, "in_channels": 3}
+    description = {"image_shape": [3, 2048, 2048], "config": {"model": "mindcv/vit", "method": "dense"}}
+    description["data"] = {"mean": [0.5] * 3, "std": [0.5] * 3, "crop": 1.0}
+    write_network(tmp_path / "x.ckpt", network, {**description, "model": {**model, "arguments": arguments}})
+    assert load_trained(tmp_path / "x.ckpt").network is not None
+    tensors, whole = read_checkpoint(tmp_path / "x.ckpt")
+    write_checkpoint(tmp_path / "x.ckpt", tensors, {**whole, "model": {**model, "arguments": {**arguments, **change}}})
+    with pytest.raises(InputError, match="does not fit the network: too small for arguments"):
+        load_trained(tmp_path / "x.ckpt")
 
 
 def test_other_networks_need_no_image_size():

@@ -73,6 +73,20 @@ def with_image_size(name, arguments, image_shape):
     return {"image_size": size, **arguments}
 
 
+def least_size(name, arguments):
+    """Values that the network of a name and its arguments has at least, as far as they say: 0 where they say nothing.
+
+    What they say may be nonsense, which building the network finds.
+    """
+    if name != PREFIX + VIT:
+        return 0
+    known = {"image_size": 1, "patch_size": 1, "embed_dim": 1, "depth": 1, "mlp_ratio": 0, **arguments}
+    image, patch, width, depth, ratio = (known[key] for key in list(known)[:5])
+    if not all(isinstance(size, (int, float)) for size in (image, patch, width, depth, ratio)) or patch < 1:
+        return 0
+    return depth * width**2 * (4 + 2 * ratio) + width * (image // patch) ** 2
+
+
 def _make_exportable(network):
     """Give EfficientNet's blocks, which add in place, and ViT's attention, which unstacks query, key and value,
     operations that MindSpore's ONNX exporter knows.
