@@ -256,7 +256,9 @@ def test_what_is_refused(settings, message):
         build_parts(resolve({**SETTINGS, "dry_run": True, **settings}))
 
 
-@pytest.mark.parametrize("change", [{"embed_dim": 1 << 20}, {"depth": 1 << 30}, {"mlp_ratio": 1e9}, {"patch_size": 1}])
+@pytest.mark.parametrize(
+    "change", [{"embed_dim": 1 << 20}, {"depth": 1 << 30}, {"mlp_ratio": 1e9}, {"patch_size": 1}, {"depth": 10**400}]
+)
 def test_a_file_that_declares_a_network_too_large_for_it_is_refused_before_memory_is_taken(change, tmp_path):
     arguments = {"image_size": 2048, "patch_size": 1024, "embed_dim": 8, "depth": 1, "num_heads": 1}
     network = build_model("mindcv/vit", 3, 3, arguments=arguments)

@@ -1,6 +1,7 @@
 """Networks of mindcv (https://github.com/mindspore-lab/mindcv), an optional package, as `mindcv/NAME`."""
 
 import difflib
+import math
 from functools import partial
 from types import MethodType
 
@@ -81,9 +82,11 @@ def least_size(name, arguments):
     if name != PREFIX + VIT:
         return 0
     known = {"image_size": 1, "patch_size": 1, "embed_dim": 1, "depth": 1, "mlp_ratio": 0, **arguments}
-    image, patch, width, depth, ratio = (known[key] for key in list(known)[:5])
-    if not all(isinstance(size, (int, float)) for size in (image, patch, width, depth, ratio)) or patch < 1:
+    sizes = image, patch, width, depth, ratio = [known[key] for key in list(known)[:5]]
+    if not all(isinstance(size, (int, float)) for size in sizes) or patch < 1:
         return 0
+    if max(sizes) > 2**40:  # too large for a float, perhaps
+        return math.inf
     return depth * width**2 * (4 + 2 * ratio) + width * (image // patch) ** 2
 
 
