@@ -260,10 +260,10 @@ def test_what_is_refused(settings, message):
     "change", [{"embed_dim": 1 << 20}, {"depth": 1 << 30}, {"mlp_ratio": 1e9}, {"patch_size": 1}, {"depth": 10**400}]
 )
 def test_a_file_that_declares_a_network_too_large_for_it_is_refused_before_memory_is_taken(change, tmp_path):
-    arguments = {"image_size": 2048, "patch_size": 1024, "embed_dim": 8, "depth": 1, "num_heads": 1}
+    arguments = {"image_size": 64, "patch_size": 32, "embed_dim": 8, "depth": 1, "num_heads": 1}
     network = build_model("mindcv/vit", 3, 3, arguments=arguments)
     model = {"name": "mindcv/vit", "num_classes": 3, "in_channels": 3}
-    description = {"image_shape": [3, 2048, 2048], "config": {"model": "mindcv/vit", "method": "dense"}}
+    description = {"image_shape": [3, 64, 64], "config": {"model": "mindcv/vit", "method": "dense"}}
     description["data"] = {"mean": [0.5] * 3, "std": [0.5] * 3, "crop": 1.0}
     write_network(tmp_path / "x.ckpt", network, {**description, "model": {**model, "arguments": arguments}})
     assert load_trained(tmp_path / "x.ckpt").network is not None
