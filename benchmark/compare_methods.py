@@ -1,7 +1,7 @@
 """Which pruning method wins, by how much, and when? Trains methods x sparsities x seeds, and reports what they reach.
 
-usage: python benchmark/compare_methods.py [--data digits characters] [--parts methods ablation pattern] [--jobs N]
-                                           [--minutes M] [--report_only]
+usage: python benchmark/compare_methods.py [--data digits characters] [--parts methods ablation pattern transformer]
+                                           [--jobs N] [--minutes M] [--report_only]
 
 One training run per core at a time. A finished run is one line of docs/study/results.jsonl; what stands there is not
 run again, so the study continues where it was stopped. Table and figures beside it are made from these lines alone; of
@@ -29,12 +29,17 @@ STUDY = ROOT / "docs" / "study"
 RESULTS = STUDY / "results.jsonl"
 FORMER = STUDY / "results_0.1.jsonl"  # with the learning rate, gmp and magnitude of version 0.1.0
 CONFIGS = {name: ROOT / "config" / f"resnet20_{name}.yaml" for name in ("digits", "characters")}
+TRANSFORMER = "characters, transformer"  # what the results name its runs by: their network is another
+RECIPES = {**CONFIGS, TRANSFORMER: ROOT / "config" / "vit_small_characters.yaml"}
 SEEDS = {"digits": 5, "characters": 3}
 SPARSITIES = (0.95, 0.98, 0.99)
 PATTERNS = ("2:4", "1:4")
 PATTERN_SEEDS = 5
 PATTERN_METHODS = ("magnitude", "gmp", "gap", "rpg")
-PARTS = ("methods", "ablation", "pattern")
+TRANSFORMER_SEEDS = 5
+TRANSFORMER_METHODS = ("gmp", "gap", "rpg")
+TRANSFORMER_SPARSITIES = (0.8, 0.9)
+PARTS = ("methods", "ablation", "pattern", "transformer")
 METHODS = {
     "magnitude": {"method": "magnitude"},
     "gmp": {"method": "gmp"},
@@ -98,12 +103,23 @@ def pattern_part(data):
     ]
 
 
+def transformer_part():
+    """A vision transformer on the characters: dense, and pruned gradually in three ways."""
+    pruned = [(name, {**METHODS[name], "sparsity": s}) for s in TRANSFORMER_SPARSITIES for name in TRANSFORMER_METHODS]
+    return [
+        Run(TRANSFORMER, "transformer", name, settings, seed)
+        for seed in range(TRANSFORMER_SEEDS)
+        for name, settings in [("dense", {"method": "dense"}), *pruned]
+    ]
+
+
 def study(data, parts):
     """The runs of some data sets and parts of the study, in the order in which they are trained."""
     harder_first = [name for name in reversed(list(CONFIGS)) if name in data]
     runs = [run for name in harder_first if "methods" in parts for run in main_part(name)]
     runs += ablation("characters") if "ablation" in parts and "characters" in data else []
-    return runs + [run for name in harder_first if "pattern" in parts for run in pattern_part(name)]
+    runs += [run for name in harder_first if "pattern" in parts for run in pattern_part(name)]
+    return runs + (transformer_part() if "transformer" in parts and "characters" in data else [])
 
 
 def label(change):
@@ -130,27 +146,27 @@ def key_of(result):
 def reported(results, former):
     """What the report is made of: of each data set the new lines once its methods are all there, else the former ones.
 
-    Lines of two recipes are never compared with each other; of the patterns, which version 0.1.0 had not, there are no
-    former ones.
+    Lines of two recipes are never compared with each other; of the patterns and the transformer there are no former
+    ones.
     """
     done, lines = {key_of(result) for result in results}, []
     for data in reversed(list(CONFIGS)):
         whole = all(run.key in done for run in main_part(data))
         found = results if whole else former + [result for result in results if result["part"] == "pattern"]
         lines += [result for result in found if result["data"] == data]
-    return lines
+    return lines + [result for result in results if result["data"] == TRANSFORMER]
 
 
 def train(run, core, folder):
     """Train one run on one core; returns its line of the results."""
     output = Path(folder) / "run"
     options = {**run.settings, "seed": run.seed, "output_path": output, "num_workers": 1, "device_target": "CPU"}
-    if run.data == "characters":
+    if run.data in ("characters", TRANSFORMER):
         options["data_path"] = ROOT / "data"
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     begin = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), "--config_path", str(CONFIGS[run.data]), *words],
+        [sys.executable, str(ROOT / "train.py"), "--config_path", str(RECIPES[run.data]), *words],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         preexec_fn=lambda: os.sched_setaffinity(0, {core}),
         capture_output=True,

@@ -37,7 +37,8 @@ def write_report(results, folder):
 def sections_of(data, results):
     """Lines of Markdown: the tables of one data set, whose results are given."""
     text, base = [], _where(results, name=BASELINE)
-    methods, ablation, pattern = (_where(results, part=part) for part in ("methods", "ablation", "pattern"))
+    parts = ("methods", "ablation", "pattern", "transformer")
+    methods, ablation, pattern, transformer = (_where(results, part=part) for part in parts)
     if methods:
         text += [f"## {data}: last top-1 % at a glance", "", summary(methods), ""]
         text += [f"## {data}: methods", "", table(methods, base), ""]
@@ -48,6 +49,9 @@ def sections_of(data, results):
     if pattern:
         text += [f"## {data}: N:M patterns, last top-1 % at a glance", "", summary(pattern), ""]
         text += [f"## {data}: N:M patterns", "", table(pattern, base), ""]
+    if transformer:
+        text += [f"## {data}: last top-1 % at a glance", "", summary(transformer), ""]
+        text += [f"## {data}: methods", "", table(transformer, base), ""]
     return text
 
 

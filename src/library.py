@@ -264,7 +264,7 @@ class RPG:
                 description["config"].update(self.settings.model_dump(), seed=self.pruner.seed)
                 description["pruned"] = [weight.name for weight in self.pruner.weights]
                 if joined_workers().rank == 0:
-                    write_network(path, self.network, description, self.pruner.weights)
+                    write_network(path, self.network, description)
             finally:
                 self.network.set_train(training)
 

@@ -9,6 +9,7 @@ from mindspore import Tensor, nn
 
 from src.data import DATASETS, published_info
 from src.data.batches import Source
+from src.pruning.pruner import prunable_weights
 from src.rpg_cell import GramRankTerm, SVDRankTerm
 from src.run import build
 from src.run.build import build_parts
@@ -144,7 +145,7 @@ def test_the_pruner(method, distribution, growth, initial, parts_of):
 
 def test_every_layer_keeps_its_least_share(parts_of):
     counts = parts_of(min_layer_density=0.01).pruner.least_counts()
-    sizes = [weight.size for weight in build.prunable_weights(parts_of().network)]
+    sizes = [weight.size for weight in prunable_weights(parts_of().network)]
     assert counts == [math.ceil(0.01 * size) for size in sizes] != parts_of().pruner.least_counts()
 
 

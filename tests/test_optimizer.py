@@ -40,8 +40,8 @@ def test_imagenet_recipe_reaches_its_peak_and_has_the_released_mean():
 RATES, DECAY = [0.1, 0.03, 0.2], 0.05
 
 
-class Two(nn.Cell):
-    """A weight, with zeros in its first row, and a bias."""
+class Three(nn.Cell):
+    """A weight, with zeros in its first row, a bias, and positions as a transformer has them."""
 
     def __init__(self, rng):
         super().__init__()
@@ -49,6 +49,10 @@ class Two(nn.Cell):
         weight[0] = 0
         self.weight = Parameter(Tensor(weight), name="weight")
         self.bias = Parameter(Tensor(rng.standard_normal(4).astype(np.float32)), name="bias")
+        self.positions = Parameter(Tensor(rng.standard_normal((1, 2, 4)).astype(np.float32)), name="positions")
+
+    def no_weight_decay(self):
+        return {"positions"}
 
 
 def momentum_step(value, gradient, state, rate, decay, step):
@@ -79,10 +83,10 @@ def lion_step(value, gradient, state, rate, decay, step):
     ("name", "oracle"), [("momentum", momentum_step), ("sgd", sgd_step), ("adamw", adamw_step), ("lion", lion_step)]
 )
 def test_optimisers_follow_their_formulas_and_decay_weights_alone(name, oracle, rng):
-    network = Two(rng)
+    network = Three(rng)
     optimizer = build_optimizer(network, RATES, 0.8, False, DECAY, name)
     assert list(optimizer.parameters) == network.trainable_params()
-    decays = (DECAY, 0.0)
+    decays = (DECAY, 0.0, 0.0)
     expected = [parameter.asnumpy().astype(np.float64) for parameter in optimizer.parameters]
     states = [[np.zeros(value.shape), np.zeros(value.shape)] for value in expected]
 

@@ -16,6 +16,7 @@ from src.export.deployed import describe_interface, prepare
 from src.export.mindir import export_mindir
 from src.export.report import TOLERANCE
 from src.models import MODELS
+from src.models.mindcv_networks import parse_arguments
 from src.platform.errors import InputError
 from src.run.build import build_parts
 from src.run.plan import format_plan
@@ -27,6 +28,9 @@ from tests.in_process import ROOT, run
 from tests.test_convert import random_weights, shapes
 
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
+TRANSFORMERS = ("deit_small", "vit_small")  # all of them mindcv/vit
+LARGE = ("deit_small_imagenet", "deit_small_imagenet_80", "deit_small_imagenet_95")  # seconds to build; 90 is quick
+PLANNED = [pytest.param(path, marks=pytest.mark.slow if path.stem in LARGE else ()) for path in CONFIGS]
 
 
 class Small(Tiny):
@@ -48,7 +52,7 @@ def folders(tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PLANNED, ids=lambda path: path.stem)
 def test_every_recipe_plans_its_run_without_the_data(path):
     config = load_config(["--config_path", str(path), "--dry_run"])
     plan = format_plan(build_parts(config))
@@ -57,6 +61,10 @@ def test_every_recipe_plans_its_run_without_the_data(path):
     assert f"recipe {recipe_hash(config)}" in plan
     if config.method != "dense":
         assert f"{1 - config.sparsity:.5f}" in plan  # the density of the last tenth
+    if config.model == "mindcv/vit":
+        assert "dense, and not counted: patch_embed.proj.weight, head.weight" in plan
+        layers = 4 * parse_arguments(config.model_args)["depth"]
+        assert config.method == "dense" or f"rank term: the mean over {layers} of these {layers} layers" in plan
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -65,14 +73,15 @@ def test_files_are_named_for_what_they_set(path):
     if path.stem in DATASETS:  # the bases
         assert (config.dataset, config.method) == (path.stem, "dense")
         return
-    network, dataset, *rest = path.stem.split("_")
-    model, _, width = network.partition("x")
+    transformer = next((name for name in TRANSFORMERS if path.stem.startswith(name)), "")
+    network, dataset, *rest = path.stem.replace(transformer, "vit").split("_") if transformer else path.stem.split("_")
+    model, _, width = ("mindcv/vit", "", "") if transformer else network.partition("x")
     assert (config.model, config.dataset) == (model, dataset)
     assert config.width_factor == int(width or 1)
     assert config.output_path == f"output/{path.stem}"
     target = config.pattern.split(":") if config.pattern else [f"{100 * config.sparsity:g}"]
     assert not rest or rest[: len(target)] == target
-    assert bool(config.pretrained) == (dataset == "imagenet" and "scratch" not in rest)
+    assert bool(config.pretrained) == (dataset == "imagenet" and config.method != "dense" and "scratch" not in rest)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +107,10 @@ def test_schedules_of_the_paper(name, steps, updates):
         ("resnet50_imagenet_98", {"rank_weight": 4, "tail_energy": 0.2, "prune_window": 0.9, "update_end": 0.901}),
         ("vgg19_cifar100_99", {"model": "vgg19", "width_factor": 1, "dataset": "cifar100", "weight_decay": 5e-4}),
         ("resnet32x2_cifar10_90", {"model": "resnet32", "width_factor": 2, "lr": 0.1, "update_end": 0.8}),
+        # of DeiT's paper, not of RPG's
+        ("deit_small_imagenet_95", {"optimizer": "adamw", "lr": 1e-3, "batch_size": 1024, "weight_decay": 0.05}),
+        ("deit_small_imagenet_80", {"mixup": 0.8, "cutmix": 1.0, "rand_augment": 9, "label_smoothing": 0.1}),
+        ("deit_small_imagenet_90", {"epoch_size": 300, "warmup_epochs": 5, "ema_decay": 0.99996}),
     ],
 )
 def test_hyper_parameters_of_the_paper(name, expected):

@@ -85,11 +85,42 @@ def test_the_runs_of_the_patterns():
         assert config.sparsity == {"2:4": 0.5, "1:4": 0.75}[run.settings["pattern"]]
 
 
+def test_the_runs_of_the_transformer_and_their_tables():
+    """Five of each; they are reported whatever else has been run, each paired with its own `gap`."""
+    runs = compare_methods.transformer_part()
+    dense = {("dense", "dense", None, seed) for seed in range(5)}
+    pruned = {(m, m, s, seed) for m in ("gmp", "gap", "rpg") for s in (0.8, 0.9) for seed in range(5)}
+    found = [(run.name, run.settings["method"], run.settings.get("sparsity"), run.seed) for run in runs]
+    assert len(found) == 35
+    assert set(found) == dense | pruned
+    for run in runs:  # each is one that train.py takes
+        config = resolve(read_yaml(compare_methods.RECIPES[run.data]), {k: str(v) for k, v in run.settings.items()})
+        assert (config.model, config.dataset) == ("mindcv/vit", "characters")
+        assert config.rank_layers == "blocks.*"
+    former = [result_of(run, 70.0) for run in compare_methods.main_part("characters")]
+    tops = {"dense": 60.0, "gmp": 50.0, "gap": 52.0, "rpg": 53.0}
+    lines = compare_methods.reported([result_of(run, tops[run.name] + run.seed % 2) for run in runs], former)
+    assert len(lines) == len(former) + 35
+    data = compare_methods.TRANSFORMER
+    text = study_report.sections_of(data, [line for line in lines if line["data"] == data])
+    first, second = text.index(f"## {data}: last top-1 % at a glance") + 2, text.index(f"## {data}: methods") + 2
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text[first].splitlines()]
+    assert rows[0] == ["method", "0 %", "80 %", "90 %"]
+    assert [row[0] for row in rows[2:]] == ["dense", "gmp", "gap", "rpg"]
+    assert rows[2][1:] == ["60.40 +- 0.55", "", ""]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text[second].splitlines()]
+    assert rows[-1][:3] == ["90", "rpg", "5"]
+    assert rows[-1][-1] == "+1.00 +- 0.00"
+    assert study_report.sections_of("characters", former) == study_report.sections_of(
+        "characters", [line for line in lines if line["data"] == "characters"]
+    )
+
+
 def test_parts_and_data_are_chosen():
     both, parts = list(compare_methods.CONFIGS), list(compare_methods.PARTS)
     runs = compare_methods.study(both, parts)
     assert len({run.key for run in runs}) == len(runs)
-    assert [run.part for run in runs] == ["methods"] * 176 + ["ablation"] * 18 + ["pattern"] * 80
+    assert [run.part for run in runs] == ["methods"] * 176 + ["ablation"] * 18 + ["pattern"] * 80 + ["transformer"] * 35
     assert [run.data for run in runs[:66]] == ["characters"] * 66  # the harder data first
     assert compare_methods.study(["digits"], ["pattern"]) == compare_methods.pattern_part("digits")
     assert compare_methods.study(["digits"], ["ablation"]) == []

@@ -19,7 +19,7 @@ from src.models.mindcv_networks import build_mindcv, parse_arguments
 from src.platform.errors import InputError
 from src.pruning.layers import depthwise_densities
 from src.pruning.methods import build_schedule
-from src.pruning.pruner import prunable_layers
+from src.pruning.pruner import prunable_layers, prunable_weights
 from src.run.build import build_parts, build_pruner, describe_model
 from src.weights.checkpoint import write_network
 from src.weights.trained import load_trained
@@ -138,10 +138,13 @@ def test_depthwise_layers_share_half_of_a_small_budget():
             self.head = nn.Dense(64, 10)  # 640
 
     network = Net()
-    assert depthwise_densities(network, 0.5) == {1: 1.0}
-    assert depthwise_densities(network, 0.1) == {1: 378 / 2 / 576}
-    assert depthwise_densities(network, 0.1, least=0.4) == {1: 0.4}
-    assert depthwise_densities(nn.SequentialCell(nn.Conv2d(3, 3, 3), nn.Dense(4, 4)), 0.1) == {}
+    weights = prunable_weights(network)
+    assert depthwise_densities(network, weights, 0.5) == {1: 1.0}
+    assert depthwise_densities(network, weights, 0.1) == {1: 378 / 2 / 576}
+    assert depthwise_densities(network, weights, 0.1, least=0.4) == {1: 0.4}
+    assert depthwise_densities(network, weights[1:], 0.1) == {0: 326 / 2 / 576}  # the first layer excluded
+    network = nn.SequentialCell(nn.Conv2d(3, 3, 3), nn.Dense(4, 4))
+    assert depthwise_densities(network, prunable_weights(network), 0.1) == {}
 
 
 def test_arguments_reach_the_network():

@@ -108,6 +108,13 @@ class Training(BaseModel):
 class Recipe(PruningSettings, Training):  # fields of the last base come first
     """The keys that make a run's result: those of training, then those of pruning."""
 
+    exclude: str = Field(
+        "", description="layers that stay dense and do not count in the sparsity: patterns, blocks.0.*,head; none"
+    )
+    rank_layers: str = Field(
+        "", description="pruned layers that the rank term is taken of, as in exclude; by default all convolutions"
+    )
+
 
 class Config(Recipe):
     """The recipe, and where and how this run works."""

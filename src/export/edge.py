@@ -14,8 +14,9 @@ _BATCHES = (1, 2, 4, 8)  # the batch sizes an Ascend model is compiled for where
 
 def has_two_of_four(trained):
     """Whether every layer of a trained network that can take 2:4 has at most two non-zeros in every four, counted."""
-    axes = pattern_axes(TWO_OF_FOUR, trained.network, prunable_weights(trained.network))
-    return bool(axes) and not Patterned(TWO_OF_FOUR, axes).broken(list(trained.weights().values()))
+    weights = prunable_weights(trained.network)
+    axes = pattern_axes(TWO_OF_FOUR, trained.network, weights)
+    return bool(axes) and not Patterned(TWO_OF_FOUR, axes).broken([weight.asnumpy() for weight in weights])
 
 
 def write_converter_config(path, interface, sparse=False):

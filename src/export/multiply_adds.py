@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from mindspore import nn
 from tabulate import tabulate
 
 from ..pruning.pruner import prunable_layers
@@ -20,12 +21,12 @@ def count_multiply_adds(network, images):
     """A LayerCost for every convolution and dense layer, in order of definition.
 
     images: a Tensor of one image, with which the network is run once. Each weight is used once per output position;
-    biases, BatchNorm, activations and pooling are left out, as the field does.
+    biases, normalisation, activations, pooling and the products of attention, which have no weights, are left out.
     """
     layers = prunable_layers(network)
     positions = {}
     handles = [
-        cell.register_forward_hook(lambda _, x, y, name=name: positions.update({name: int(np.prod(y.shape[2:]))}))
+        cell.register_forward_hook(lambda cell, x, y, name=name: positions.update({name: _positions(cell, y.shape)}))
         for name, cell in layers
     ]
     try:
@@ -37,6 +38,11 @@ def count_multiply_adds(network, images):
         LayerCost(name, positions[name] * cell.weight.size, positions[name] * np.count_nonzero(cell.weight.asnumpy()))
         for name, cell in layers
     ]
+
+
+def _positions(cell, shape):
+    """How often a layer uses each of its weights for one image; a transformer's dense layers do so for every token."""
+    return int(np.prod(shape[1:-1] if isinstance(cell, nn.Dense) else shape[2:]))
 
 
 def format_multiply_adds(costs):

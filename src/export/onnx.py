@@ -1,9 +1,12 @@
 """ONNX, written by MindSpore's exporter and checked with onnxruntime."""
 
+import re
+
 import mindspore as ms
 import onnx
 from mindspore import nn, ops
 
+from ..platform.errors import InputError
 from .files import new_file
 from .fold import replace_cell
 from .onnx_file import open_onnx
@@ -17,11 +20,10 @@ def export_onnx(deployment, path):
     Raises RuntimeError if the written file does not give the same outputs or has other zeros.
     """
     interface = deployment.interface
-    replace_unknown(deployment.network)
     room = 3 * sum(array.nbytes for array in (*deployment.weights.values(), *deployment.dense.values()))
     with new_file(path, room) as written:  # on a full disk, MindSpore writes nothing, and only logs that
         raw = written.with_name("raw.onnx")
-        ms.onnx.export(deployment.network, interface.signature(), file_name=str(raw), input_names=["images"])
+        write_raw(deployment.network, interface, raw)
         model = onnx.load(str(raw))
         _mend_transposed(model)
         if interface.batch_size is None:
@@ -39,6 +41,27 @@ def export_onnx(deployment, path):
     return Exported(path, size, deviation, zeros, count)
 
 
+def write_raw(network, interface, raw):
+    """Have MindSpore write an ONNX file of a network, in which cells are replaced for it.
+
+    Raises InputError where MindSpore's exporter does not know an operation, or not for a free batch.
+    """
+    stands_in = _replace_unknown(network)
+    try:
+        ms.onnx.export(network, interface.signature(), file_name=str(raw), input_names=["images"])
+    except RuntimeError as error:
+        if "not yet supported" not in str(error) and "is dynamic, not supported" not in str(error):
+            raise
+        unknown = re.search(r"Exporting (\w+) operator", str(error))
+        what = f"the operation {unknown[1]}" if unknown else "this network for a free batch"
+        raise InputError(
+            f"file_format: MindSpore's ONNX exporter does not know {what}; "
+            f"export MINDIR{'' if unknown else ', or a batch of fixed size'} instead"
+        ) from None
+    if stands_in:
+        _mend_erf(raw)
+
+
 class _HardSigmoid(nn.Cell):
     """relu6(x + 3) / 6 (Howard et al., 2019), in operations that MindSpore's exporter knows."""
 
@@ -53,12 +76,42 @@ class _HardSwish(_HardSigmoid):
         return x * (ops.relu6(x + 3.0) * (1 / 6))
 
 
-def replace_unknown(network):
-    """Put cells of known operations in the place of activations that MindSpore's exporter does not know."""
+class _ErrorGELU(nn.Cell):
+    """GELU by the error function, which the exporter does not know: Softsign stands in for it; see `_mend_erf`."""
+
+    def __init__(self):
+        super().__init__()
+        self.stand_in = ops.Softsign()
+
+    def construct(self, x):
+        return x * (self.stand_in(x * 0.5**0.5) + 1.0) * 0.5
+
+
+def _replace_unknown(network):
+    """Put cells of known operations in the place of activations that MindSpore's exporter does not know.
+
+    Returns whether one of them is a stand-in that has to be mended in the file.
+    """
+    stands_in = False
     cells = dict(network.cells_and_names())
     for name, cell in cells.items():
         if isinstance(cell, (nn.HSwish, nn.HSigmoid)):
             replace_cell(cells, name, _HardSwish() if isinstance(cell, nn.HSwish) else _HardSigmoid())
+        elif isinstance(cell, nn.GELU) and cell.approximate == "none":
+            replace_cell(cells, name, _ErrorGELU())
+            stands_in = True
+    return stands_in
+
+
+def _mend_erf(raw):
+    """Turn the stand-in into the error function. No network here has a Softsign of its own; the comparison of outputs
+    would tell.
+    """
+    model = onnx.load(str(raw))
+    for node in model.graph.node:
+        if node.op_type == "Softsign":
+            node.op_type = "Erf"
+    onnx.save(model, str(raw))
 
 
 def _mend_transposed(model):

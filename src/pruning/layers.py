@@ -27,6 +27,11 @@ class LayerChoice(NamedTuple):
     densities: Optional[Mapping] = None
     rank_layers: Optional[Sequence] = None
 
+    @classmethod
+    def of(cls, config):
+        """The choice that a configuration makes: patterns in one text, divided by commas."""
+        return cls(exclude=_patterns(config.exclude) or (), rank_layers=_patterns(config.rank_layers))
+
     def weights(self, network):
         """The weights to prune, as Parameters, each once.
 
@@ -63,17 +68,22 @@ class LayerChoice(NamedTuple):
         return chosen
 
 
-def depthwise_densities(network, density, least=0.0):
-    """Target densities of the depthwise convolutions, by their index among `prunable_weights`.
+def _patterns(text):
+    """The patterns in a text, None if it is empty."""
+    return [pattern.strip() for pattern in text.split(",")] if text.strip() else None
+
+
+def depthwise_densities(network, weights, density, least=0.0):
+    """Target densities of the depthwise convolutions, by their index among the pruned weights.
 
     They stay dense, as in RigL's experiments on MobileNet (Evci et al., 2020): a filter is all that leads from one
     channel to the next layer, and its few weights, small beside those of large layers, would be the first to fall to
     one threshold over all. Only where they would take more than half of the weights that the whole network keeps at
     `density`, they share that half. least: density that no layer may fall below.
     """
-    layers = [cell for _, cell in prunable_layers(network)]
-    sizes = [cell.weight.size for cell in layers]
-    depthwise = [index for index, cell in enumerate(layers) if getattr(cell, "group", 1) == cell.weight.shape[0] > 1]
+    groups = {cell.weight.name: getattr(cell, "group", 1) for _, cell in prunable_layers(network)}
+    sizes = [weight.size for weight in weights]
+    depthwise = [index for index, weight in enumerate(weights) if groups[weight.name] == weight.shape[0] > 1]
     half = total_budget(sizes, density) / 2
     share = min(1.0, half / max(1, sum(sizes[index] for index in depthwise)))
     return dict.fromkeys(depthwise, max(share, least))

@@ -14,14 +14,14 @@ from ..data.folder import format_skipped
 from ..data.info import DataInfo
 from ..data.sharding import Shard
 from ..models import build_model
-from ..models.mindcv_networks import parse_arguments
+from ..models.mindcv_networks import parse_arguments, with_image_size
 from ..platform.errors import InputError, tell
 from ..platform.parallel import SINGLE, digest_of, local_batch_size
 from ..platform.schema import shown
 from ..pruning.allocation import SAFE, Allocation
-from ..pruning.layers import depthwise_densities, pattern_of
+from ..pruning.layers import LayerChoice, depthwise_densities, pattern_of
 from ..pruning.methods import METHODS, build_schedule
-from ..pruning.pruner import Pruner, convolution_weights, prunable_weights, transposed_groups
+from ..pruning.pruner import Pruner, transposed_groups
 from ..pruning.schedule import PruningSchedule
 from ..rpg_cell import build_objective
 from ..training.accumulation import GradientAccumulator
@@ -125,7 +125,7 @@ def build_parts(config, workers=SINGLE):
 
 def describe_model(config, info):
     """What `build_model` needs to build the network for data again; it travels inside every checkpoint."""
-    arguments = parse_arguments(config.model_args)
+    arguments = with_image_size(config.model, parse_arguments(config.model_args), info.image_shape)
     return {
         "name": config.model,
         "num_classes": info.num_classes,
@@ -156,17 +156,17 @@ def open_data(config, info, local_batch, workers):
 
 
 def build_pruner(config, network, schedule):
-    """The pruner of all convolutions and dense layers, or None without a schedule.
+    """The pruner of the convolutions and dense layers that are not excluded, or None without a schedule.
 
     Depthwise convolutions have densities of their own, but with a pattern, or the distribution that gives all layers
     the same.
     """
     if schedule is None:
         return None
-    weights = prunable_weights(network)
+    weights = LayerChoice.of(config).weights(network)
     patterned = pattern_of(config, network, weights)
     floor, alike = config.min_layer_density, config.distribution == "uniform" or patterned
-    own = {} if alike else depthwise_densities(network, schedule.density, 0.0 if floor == SAFE else floor)
+    own = {} if alike else depthwise_densities(network, weights, schedule.density, 0.0 if floor == SAFE else floor)
     allocation = Allocation(config.distribution, floor, own)
     return Pruner(weights, schedule, allocation, METHODS[config.method]["growth"], config.seed, patterned)
 
@@ -183,6 +183,12 @@ def build_distillation(config, info):
     return Distillation(teacher.network, config.teacher_weight, config.temperature)
 
 
+def rank_weights(config, network):
+    """The weights that the rank term is taken of. Raises InputError."""
+    choice = LayerChoice.of(config)
+    return choice.rank_weights(network, choice.weights(network)) if config.rank_weight else []
+
+
 def build_step(config, network, optimizer, pruner, distillation, scale, average, workers):
     """The training step: task loss, rank term, mixed precision and accumulation as configured."""
     trained, parts = network, config.accumulation_steps
@@ -191,8 +197,7 @@ def build_step(config, network, optimizer, pruner, distillation, scale, average,
     if config.sync_batch_norm:
         synchronise(trained, workers)
     task = TaskLoss(trained, nn.CrossEntropyLoss(label_smoothing=config.label_smoothing), distillation)
-    weights, transposed = convolution_weights(network), transposed_groups(network)
-    objective = build_objective(config, task, weights, transposed, parts, workers)
+    objective = build_objective(config, task, rank_weights(config, network), transposed_groups(network), parts, workers)
     accumulator = GradientAccumulator(optimizer.parameters, parts) if parts > 1 else None
     extras = Extras(scale, accumulator, average, config.grad_clip, config.hyperbolic_step)
     return TrainStep(task, optimizer, Pruning(pruner, objective, config.rank_interval), extras, workers)

@@ -3,7 +3,9 @@
 import numpy as np
 from tabulate import tabulate
 
+from ..pruning.layers import LayerChoice
 from ..pruning.pruner import prunable_weights
+from .build import rank_weights
 from .resume import recipe_hash
 
 STATES = {"adamw": ["first moments", "second moments"]}  # what an optimiser keeps of each parameter
@@ -46,7 +48,7 @@ def _curve(parts):
 
 
 def _layers(parts):
-    weights = prunable_weights(parts.network)
+    weights = LayerChoice.of(parts.config).weights(parts.network)
     masks = [np.ones(w.shape, bool) for w in weights] if parts.pruner is None else parts.pruner.masks
     rows = [
         [weight.name, "x".join(map(str, weight.shape)), weight.size, np.count_nonzero(mask)]
@@ -64,7 +66,17 @@ def _layers(parts):
         headers.append("kept at the end: layer at least, total exactly" if globally else "kept at the end")
         total.append(parts.pruner.target)
     rows.append(total)
-    return tabulate(rows, headers, disable_numparse=True)
+    return "\n\n".join([tabulate(rows, headers, disable_numparse=True), *_choice(parts, weights)])
+
+
+def _choice(parts, weights):
+    """Lines on the layers that stay dense, and on those that the rank term is taken of, where there are such."""
+    pruned = {weight.name for weight in weights}
+    dense = [weight.name for weight in prunable_weights(parts.network) if weight.name not in pruned]
+    ranked = rank_weights(parts.config, parts.network)
+    return [f"dense, and not counted: {', '.join(dense)}"] * bool(dense) + [
+        f"rank term: the mean over {len(ranked)} of these {len(weights)} layers"
+    ] * bool(ranked)
 
 
 def _memory(parts):

@@ -12,7 +12,8 @@ from tqdm import tqdm
 from ..config.keys import evaluation_batch
 from ..data.batches import iterate
 from ..platform.parallel import SINGLE
-from ..pruning.pruner import prunable_weights, transposed_groups
+from ..pruning.layers import LayerChoice
+from ..pruning.pruner import transposed_groups
 from ..report.sparsity import sparsity_report
 from ..report.tensorboard import require_tensorboard
 from ..training.evaluation import Evaluator
@@ -42,6 +43,7 @@ class Trainer:
         self.network, self.pruner, self.step = parts.network, parts.pruner, parts.step
         self.schedule, self.rates, self.average = parts.schedule, parts.rates, parts.average
         self.total_steps, self.steps_per_epoch = parts.total_steps, parts.data.steps_per_epoch
+        self._chosen = LayerChoice.of(config).weights(self.network)  # pruned, or would be
         self.statistics = _statistics(self.network, self.average)
         self.saver = RunSaver(config, parts, self.statistics, self.folder, workers)
         self.eval_batch_size = evaluation_batch(config, workers.size)
@@ -244,7 +246,7 @@ class Trainer:
         return result
 
     def _report(self):
-        weights = {weight.name: weight.asnumpy() for weight in prunable_weights(self.network)}
+        weights = {weight.name: weight.asnumpy() for weight in self._chosen}
         return sparsity_report(weights, self.config.tail_energy, transposed_groups(self.network))
 
     def _average_statistics(self):
@@ -287,6 +289,7 @@ class Trainer:
             "classes": list(info.classes),
             "data": {"mean": info.mean, "std": info.std, "crop": info.crop, "skipped": info.skipped},
             "config": dict(self.config),
+            **({"pruned": [weight.name for weight in self._chosen]} if self.config.exclude else {}),
             "eval_batch_size": self.eval_batch_size,
             "epoch": metrics["epoch"],
             "evaluated": metrics["evaluated"],

@@ -64,16 +64,16 @@ def torch_to_mindspore(source, target, dataset=None):
         raise InputError(f"{source}: {error}") from None
     dataset = dataset or _guess_dataset(source, model)
     data = PUBLISHED[dataset]
-    if (model["num_classes"], model["in_channels"]) != (data.NUM_CLASSES, data.IMAGE_SHAPE[0]):
+    if not _fits(model, data):
         raise InputError(
-            f"{source}: a network for {model['num_classes']} classes and {model['in_channels']} colours does not fit "
-            f"{dataset}, which has {data.NUM_CLASSES} and {data.IMAGE_SHAPE[0]}"
+            f"{source}: a network for {_described(model)} does not fit {dataset}, which has {data.NUM_CLASSES} and "
+            f"{data.IMAGE_SHAPE[0]}, of {data.IMAGE_SHAPE[1]} pixels"
         )
     network = build_model(**model)
     load_weights(network, tensors, source)
-    config = resolve(
-        {"model": model["name"], "width_factor": model["width_factor"], "dataset": dataset, "method": "dense"}
-    )
+    arguments = ",".join(f"{key}={value}" for key, value in model.get("arguments", {}).items())
+    own = {"model": model["name"], "model_args": arguments, "width_factor": model["width_factor"]}
+    config = resolve({**own, "dataset": dataset, "method": "dense"})
     description = {"model": model, "image_shape": list(data.IMAGE_SHAPE), "config": dict(config)}
     with writing(target, "OUT"):
         write_network(target, network, description)
@@ -120,16 +120,27 @@ def _guess_dataset(source, model):
     """The data set that a network is for: by the kind of network, its number of classes and of colours."""
     small = model["width_factor"] > 1 or model["name"] in ("resnet20", "resnet32", "resnet56", "vgg19")
     names = _SMALL_IMAGES if small else ("imagenet",)
+    if "arguments" in model:  # which say the size of its images
+        names = (*_SMALL_IMAGES, "imagenet")
     for name in names:
-        if (PUBLISHED[name].NUM_CLASSES, PUBLISHED[name].IMAGE_SHAPE[0]) == (
-            model["num_classes"],
-            model["in_channels"],
-        ):
+        if _fits(model, PUBLISHED[name]):
             return name
     raise InputError(
-        f"{source}: a {model['name']} for {model['num_classes']} classes and {model['in_channels']} colours fits none "
-        f"of {', '.join(names)}; name its data set with --dataset"
+        f"{source}: a {model['name']} for {_described(model)} fits none of {', '.join(names)}; "
+        "name its data set with --dataset"
     )
+
+
+def _fits(model, data):
+    """Whether a network has the classes and the colours of a data set, and its image size where it depends on one."""
+    size = model.get("arguments", {}).get("image_size", data.IMAGE_SHAPE[1])
+    return (model["num_classes"], model["in_channels"], size) == (data.NUM_CLASSES, *data.IMAGE_SHAPE[:2])
+
+
+def _described(model):
+    size = model.get("arguments", {}).get("image_size")
+    pixels = f", of {size} pixels" if size else ""
+    return f"{model['num_classes']} classes and {model['in_channels']} colours{pixels}"
 
 
 def _count(tensors):

@@ -18,17 +18,20 @@ def learning_rates(peak, total_steps, warmup_steps):
 
 
 def build_optimizer(network, rates, momentum, nesterov, weight_decay, name="momentum"):
-    """The optimiser `name` over a network's parameters; BatchNorm and biases (all that is one-dimensional) are not
-    decayed. Only the optimiser `momentum` has use for momentum and nesterov.
+    """The optimiser `name` over a network's parameters; normalisation and biases (all that is one-dimensional) are not
+    decayed, nor what the network's `no_weight_decay()` names, if it has that: a transformer's class token and
+    positions. Only the optimiser `momentum` has use for momentum and nesterov.
     """
     parameters = network.trainable_params()
+    spared = getattr(network, "no_weight_decay", tuple)()
+    decays = [weight_decay if p.ndim > 1 and p.name not in spared else 0.0 for p in parameters]
     if name in DECOUPLED:
-        return DECOUPLED[name](parameters, rates, weight_decay)
+        return DECOUPLED[name](parameters, rates, decays)
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        {"order_params": parameters},
+        {"params": [p for p, decay in zip(parameters, decays) if decay == rate], "weight_decay": rate}
+        for rate in dict.fromkeys(decays)
     ]
+    groups.append({"order_params": parameters})
     if name == "sgd":  # nn.SGD would keep two states of every parameter, of which it uses none
         return nn.Momentum(groups, rates, 0.0)
     return nn.Momentum(groups, rates, momentum, use_nesterov=nesterov)
@@ -50,20 +53,16 @@ def _lion_one(beta1, beta2, rate, parameter, moment, gradient):
     return ops.depend(ops.assign(parameter, parameter - rate * update), moved)
 
 
-def _decays(parameters, weight_decay):
-    return tuple(weight_decay if parameter.ndim > 1 else 0.0 for parameter in parameters)
-
-
 class AdamW(nn.Adam):
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019): each step first takes the share
-    learning rate * weight_decay of a weight away, which does not enter the moments.
+    learning rate * decay of a weight away, which does not enter the moments; decays: one for each parameter.
 
     nn.AdamWeightDecay has no correction for moments that begin at zero, and so makes first steps three times as long.
     """
 
-    def __init__(self, parameters, rates, weight_decay, beta1=0.9, beta2=0.999):
+    def __init__(self, parameters, rates, decays, beta1=0.9, beta2=0.999):
         super().__init__(parameters, rates, beta1, beta2)
-        self.decays = _decays(parameters, weight_decay)
+        self.decays = tuple(decays)
 
     @ms.jit
     def construct(self, gradients):
@@ -77,10 +76,10 @@ class Lion(nn.Optimizer):
     A weight whose gradient and moment are zero has the sign zero: it stays where it is.
     """
 
-    def __init__(self, parameters, rates, weight_decay, beta1=0.9, beta2=0.99):
+    def __init__(self, parameters, rates, decays, beta1=0.9, beta2=0.99):
         super().__init__(rates, parameters)
         self.betas = (beta1, beta2)
-        self.decays = _decays(parameters, weight_decay)
+        self.decays = tuple(decays)
         self.moments = self._parameters.clone(prefix="moments", init="zeros")
         self.map_ = ops.Map()
 

@@ -83,14 +83,15 @@ def read_any_checkpoint(path):
     return tensors, None
 
 
-def write_network(path, network, description, weights=None):
+def write_network(path, network, description):
     """Write a deployable checkpoint: the network's own parameters under their own names, zeros in place.
 
-    The description gets a key more: `nonzeros`, counted in all prunable weights, or in `weights` (Parameters), by which
-    an export knows that no zero has come back.
+    The description gets a key more: `nonzeros`, counted in the weights that it names as `pruned`, or in all prunable
+    ones, by which an export knows that no zero has come back.
     """
-    counts = count_nonzeros({weight.name: weight.asnumpy() for weight in weights or prunable_weights(network)})
     tensors = {parameter.name: parameter for parameter in network.get_parameters()}
+    names = description.get("pruned") or [weight.name for weight in prunable_weights(network)]
+    counts = count_nonzeros({name: tensors[name].asnumpy() for name in names})
     write_checkpoint(path, tensors, {**description, "nonzeros": counts})
 
 

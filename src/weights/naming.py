@@ -2,13 +2,17 @@
 
 PyTorch names are torchvision's (conv1.weight, layer1.0.bn2.running_mean, layer2.0.downsample.0.weight, fc.weight;
 features.0.weight for VGG), with the variants in wide use: a `module.` prefix, `shortcut` for `downsample`, `linear` or
-`classifier` for `fc`, `feature` for `features`.
+`classifier` for `fc`, `feature` for `features`. Those of vision transformers are timm's (patch_embed.proj.weight,
+blocks.0.attn.qkv.weight), which DeiT's files have; mindcv, whose network is theirs here, has the same but for
+normalisation.
 """
 
+import math
 import re
 
 import numpy as np
 
+from ..models.mindcv_networks import PREFIX, VIT
 from ..platform.errors import InputError
 
 _STATISTICS = {"running_mean": "moving_mean", "running_var": "moving_variance"}
@@ -21,37 +25,44 @@ _IMAGENET_LAYERS = {  # (blocks per stage, convolutions per block) -> depth
 }
 
 
+_HEADS = {(192, 12): 3, (384, 12): 6, (512, 12): 8, (768, 12): 12, (1024, 24): 16}  # ViT, DeiT: (width, depth) -> heads
+_LAYER_NORM = re.compile(r"(^|\.)(norm\d?|norm_pre|fc_norm|q_norm|k_norm)$")
+
+
 def is_torch_named(tensors):
-    """Whether names are PyTorch's; networks of ours and PyTorch's without BatchNorm do not occur."""
-    return any(name.endswith(".running_mean") for name in tensors)
+    """Whether names are PyTorch's; of networks without BatchNorm, only vision transformers occur."""
+    return any(name.endswith(".running_mean") or re.search(r"\bblocks\.0\.norm1\.weight$", name) for name in tensors)
 
 
 def from_torch(tensors):
     """Weights under our names, float32, from those under PyTorch's."""
     tensors = {re.sub(r"^(module\.)+", "", name): value for name, value in tensors.items()}
-    renamed = {}
+    renamed, transformer = {}, _is_transformer(tensors)
     for name, value in tensors.items():
-        layer, _, kind = name.rpartition(".")
+        layer, dot, kind = name.rpartition(".")
         if kind == "num_batches_tracked":
             continue
-        normalisation = f"{layer}.running_mean" in tensors
+        normalisation = f"{layer}.running_mean" in tensors or (transformer and _LAYER_NORM.search(layer))
         kind = _STATISTICS.get(kind) or (_AFFINE.get(kind, kind) if normalisation else kind)
         with np.errstate(over="ignore"):  # found with all that is not finite
-            renamed[f"{_layer_from_torch(layer)}.{kind}"] = np.asarray(value, np.float32)
+            renamed[f"{_layer_from_torch(layer)}{dot}{kind}"] = np.asarray(value, np.float32)
     return _fold_biases(renamed)
 
 
 def to_torch(tensors):
-    """Weights under torchvision's names from those under ours, with the step counters that PyTorch expects."""
+    """Weights under torchvision's or timm's names from those under ours, with PyTorch's step counters."""
     resnet = "conv1.weight" in tensors
     kinds = {ours: theirs for table in (_STATISTICS, _AFFINE) for theirs, ours in table.items()}
     renamed = {}
     for name, value in tensors.items():
-        layer, _, kind = name.rpartition(".")
+        layer, dot, kind = name.rpartition(".")
+        if _is_transformer(tensors) and not _LAYER_NORM.search(layer):
+            renamed[name] = value
+            continue
         layer = layer.replace("down_sample", "downsample")
         if resnet and layer == "classifier":
             layer = "fc"
-        renamed[f"{layer}.{kinds.get(kind, kind)}"] = value
+        renamed[f"{layer}{dot}{kinds.get(kind, kind)}"] = value
         if kind == "moving_variance":
             renamed[f"{layer}.num_batches_tracked"] = np.array(0, np.int64)
     return renamed
@@ -62,6 +73,8 @@ def identify(tensors):
 
     Raises InputError if it is none of ours.
     """
+    if _is_transformer(tensors):
+        return _identify_transformer(tensors)
     try:
         num_classes, _ = tensors["classifier.weight"].shape
         if "features.0.weight" in tensors:
@@ -86,6 +99,31 @@ def identify(tensors):
     raise InputError(
         f"no network here has {size}x{size} stem, {convolutions} convolutions per block and {blocks} blocks per stage"
     )
+
+
+def _is_transformer(tensors):
+    return {"patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight"} <= tensors.keys()
+
+
+def _identify_transformer(tensors):
+    if "dist_token" in tensors:
+        raise InputError("a distilled DeiT, with a second token and head, which mindcv has not; take the plain one")
+    try:
+        num_classes, _ = tensors["head.weight"].shape
+        width, in_channels, patch, _ = tensors["patch_embed.proj.weight"].shape
+        positions = tensors["pos_embed"].shape[1] - ("cls_token" in tensors)
+    except (KeyError, ValueError, IndexError):
+        raise InputError("not a vision transformer for classes: no head, or no images of patches") from None
+    depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
+    side = math.isqrt(positions)
+    if (width, depth) not in _HEADS or side**2 != positions:
+        raise InputError(
+            f"a vision transformer of width {width}, {depth} blocks and {positions} patches: how many heads it has "
+            f"no file says, and is known of DeiT's and ViT's square ones alone; start from it by --model {PREFIX}{VIT} "
+            "--model_args num_heads=N,... --pretrained FILE"
+        )
+    sizes = {"patch_size": patch, "embed_dim": width, "depth": depth, "num_heads": _HEADS[width, depth]}
+    return {**_model(PREFIX + VIT, num_classes, in_channels), "arguments": {"image_size": patch * side, **sizes}}
 
 
 def _model(name, num_classes, in_channels, width_factor=1):

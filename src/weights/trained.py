@@ -12,6 +12,7 @@ from ..data import PUBLISHED, published_info
 from ..data.batches import Source
 from ..data.info import DataInfo
 from ..models import build_model
+from ..models.mindcv_networks import least_size
 from ..platform.errors import InputError
 from ..platform.schema import first_problem
 from ..pruning.allocation import total_budget
@@ -28,8 +29,8 @@ class Trained(NamedTuple):
     """network: in evaluation mode; config: of the run that trained it; data: what it has to know of its images.
 
     nonzeros: of every pruned weight, as counted when the checkpoint was written, or None where nobody counted;
-    eval_batch_size: images at a time that fit the device which trained it; pruned: names of the pruned weights of a
-    network of one's own, of others all prunable ones are.
+    eval_batch_size: images at a time that fit the device which trained it; pruned: names of the pruned weights where
+    these were chosen, else all prunable ones are.
     """
 
     network: nn.Cell
@@ -202,6 +203,7 @@ def _check_declared(path, model, tensors):
     for key, least in (
         ("num_classes", 64 * model.num_classes),
         ("width_factor", 200_000 * (model.width_factor**2 - 1)),
+        ("arguments", least_size(model.name, model.arguments)),
     ):
         if values < least:
             raise InputError(f"{path}: does not fit the network: too small for {key} {getattr(model, key)}")

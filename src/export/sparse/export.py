@@ -3,11 +3,11 @@
 import time
 from pathlib import Path
 
-import mindspore as ms
 import numpy as np
 
+from ...platform.errors import InputError
 from ..files import new_file
-from ..onnx import replace_unknown
+from ..onnx import write_raw
 from ..onnx_file import open_onnx
 from ..report import ROUNDING_TOLERANCE, Exported, check_outputs
 from .file import to_bytes, weights_of
@@ -21,11 +21,10 @@ def export_sparse(deployment, path):
     Returns an Exported, its note the gain in time that was measured here. Raises InputError or RuntimeError.
     """
     interface = deployment.interface._replace(batch_size=1)
-    replace_unknown(deployment.network)
     with new_file(path) as written:
         raw = written.with_name("raw.onnx")
-        ms.onnx.export(deployment.network, interface.signature(), file_name=str(raw), input_names=["images"])
-        graph = read_onnx(raw)._replace(interface=interface)
+        write_raw(deployment.network, interface, raw)
+        graph = _graph_of(raw)._replace(interface=interface)
         written.write_bytes(to_bytes(graph))
         with SparseModel(written) as model:
             deviation = check_outputs(path, deployment.outputs, model(deployment.images), deployment.rounding)
@@ -34,6 +33,17 @@ def export_sparse(deployment, path):
         size = written.stat().st_size
         raw.unlink()
     return Exported(path, size, deviation, zeros, count, note)
+
+
+def _graph_of(raw):
+    """The Graph of a network's ONNX file. Raises InputError that says which operation the runtime does not have."""
+    try:
+        return read_onnx(raw)
+    except InputError as error:
+        raise InputError(
+            f"file_format: SPARSE cannot hold this network: {str(error).partition('converted: ')[2]}; export ONNX or "
+            "PACKED instead"
+        ) from None
 
 
 def convert_onnx(source, path):
