@@ -16,6 +16,7 @@ logging.disable(logging.WARNING)  # what mindyolo says of its own layers while i
 
 from mindyolo.models import create_loss, create_model  # noqa: E402
 from mindyolo.utils.config import Config  # noqa: E402
+from mindyolo.utils.metrics import non_max_suppression  # noqa: E402, F401  `scoring` takes it from here
 
 logging.disable(logging.NOTSET)
 

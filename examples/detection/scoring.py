@@ -5,13 +5,12 @@ import io
 
 import cv2
 import numpy as np
-from mindyolo.utils.metrics import non_max_suppression
 from pycocotools import mask as run_lengths
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from .geometry import clip
-from .networks import inputs
+from .networks import inputs, non_max_suppression
 from .samples import MASK_STRIDE, whole_picture
 
 LEAST_SCORE = 0.001  # of what counts at all, as is usual for COCO

@@ -186,7 +186,7 @@ def learning_rates(settings, steps_per_epoch):
 
 
 def build_optimizer(network, settings, rates, bias_rates):
-    """Momentum with decay on the convolutions alone, and a warm-up of its own for biases."""
+    """The optimiser, with decay on the convolutions alone, and a warm-up of its own for biases."""
     trained = network.trainable_params()
     convolutions = [p for p in trained if p.ndim > 1]
     biases = [p for p in trained if p.ndim == 1 and not p.name.endswith("gamma")]
@@ -196,6 +196,8 @@ def build_optimizer(network, settings, rates, bias_rates):
         {"params": scales, "lr": rates, "weight_decay": 0.0},
         {"params": biases, "lr": bias_rates, "weight_decay": 0.0},
     ]
+    if settings.optimizer == "adamw":
+        return nn.AdamWeightDecay(groups, settings.lr, beta1=settings.momentum)
     return nn.Momentum(groups, settings.lr, settings.momentum, use_nesterov=True)
 
 

@@ -23,7 +23,7 @@ def export_onnx(deployment, path):
         raw = written.with_name("raw.onnx")
         ms.onnx.export(deployment.network, interface.signature(), file_name=str(raw), input_names=["images"])
         model = onnx.load(str(raw))
-        _mend_transposed(model)
+        mend_transposed(model)
         if interface.batch_size is None:
             _name_batch(model)
         onnx.helper.set_model_props(model, interface.to_metadata())
@@ -61,7 +61,7 @@ def replace_unknown(network):
             replace_cell(cells, name, _HardSwish() if isinstance(cell, nn.HSwish) else _HardSigmoid())
 
 
-def _mend_transposed(model):
+def mend_transposed(model):
     """Of transposed convolutions MindSpore writes the whole output shape, where ONNX has height and width alone, and
     its padding `same` on the wrong side.
     """
