@@ -106,7 +106,7 @@ def test_the_data_set_is_as_in_coco_and_follows_from_its_seed(shapes, tmp_path):
 
 
 def test_coco_is_read_as_written(shapes):
-    coco, document = read_coco(shapes / "val.json", shapes / "val"), json.loads((shapes / "val.json").read_text())
+    coco, document = read_coco(shapes / "val.json", shapes / "val", True), json.loads((shapes / "val.json").read_text())
     assert coco.classes == ("circle", "triangle", "square", "star")
     assert coco.categories == (1, 2, 3, 4)
     for picture in coco.pictures:
@@ -125,7 +125,7 @@ def test_crowds_and_empty_boxes_are_left_out_and_what_is_not_coco_is_refused(sha
     def read(**changes):
         path = tmp_path / "changed.json"
         path.write_text(json.dumps({**document, **changes}))
-        return read_coco(path, shapes / "val")
+        return read_coco(path, shapes / "val", True)
 
     first = document["annotations"][0]
     runs = {"counts": [5, 3], "size": [64, 64]}
@@ -305,7 +305,7 @@ def test_a_stopped_run_goes_on_to_the_same_network(tiny, tmp_path):
     for batch in list(first.samples.batches())[:4]:
         first.step(*map(Tensor, batch))
     first._save(1.0)
-    with pytest.raises(InputError, match=r"comes from a run with lr 0\.01, not 0\.02"):
+    with pytest.raises(InputError, match=r"comes from a run with lr 0\.002, not 0\.02"):
         start("parts", "--resume", "--lr", "0.02").train()
     parts = start("parts", "--resume").train()
     assert parts["score"] == whole["score"]
@@ -339,7 +339,7 @@ def test_perfect_detections_score_a_hundred_and_none_score_nothing(shapes, monke
     pytest.importorskip("mindyolo")
     from examples.detection import scoring
 
-    coco = read_coco(shapes / "val.json", shapes / "val")
+    coco = read_coco(shapes / "val.json", shapes / "val", True)
 
     def perfect(network, pictures, settings):
         for picture in pictures:

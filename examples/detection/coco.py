@@ -37,8 +37,10 @@ class Coco(NamedTuple):
 def read_coco(annotations, images, masks=False):
     """The Coco of a file of annotations and a folder of pictures.
 
-    Crowds, and boxes without an area, are left out: the first are no single objects. masks: an object without polygons
-    is left out too. Raises InputError, naming file and entry, if they are not as in COCO.
+    Crowds, and boxes without an area, are left out: the first are no single objects. masks: read polygons, and leave
+    out an object that has none; otherwise no polygons are kept, which saves most of the memory.
+
+    Raises InputError, naming file and entry, if they are not as in COCO.
     """
     document = _parse(annotations)
     try:
@@ -55,7 +57,7 @@ def read_coco(annotations, images, masks=False):
     for position, entry in enumerate(document.get("annotations", [])):
         try:
             if not entry.get("iscrowd") and min(entry["bbox"][2:]) > 0:
-                found = _object(entry, labels)
+                found = _object(entry, labels, masks)
                 if found[2] or not masks:
                     objects[entry["image_id"]].append(found)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -82,11 +84,11 @@ def _parse(path):
     return document
 
 
-def _object(entry, labels):
+def _object(entry, labels, masks):
     """Label, box and polygons of an annotation."""
     left, top, width, height = map(float, entry["bbox"])
     outlines = entry.get("segmentation")
-    outlines = outlines if isinstance(outlines, list) else []  # crowds have run lengths
+    outlines = outlines if masks and isinstance(outlines, list) else []  # crowds have run lengths
     polygons = [np.asarray(outline, np.float64).reshape(-1, 2) for outline in outlines]
     return labels[entry["category_id"]], (left, top, left + width, top + height), polygons
 

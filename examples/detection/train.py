@@ -25,6 +25,8 @@ from examples.detection.samples import Samples
 from examples.detection.scoring import format_score, score
 from examples.detection.settings import load_settings
 
+RUN_FILES = ("resume.ckpt", "network.ckpt", "metrics.jsonl", "result.json")
+
 
 def main():
     """Train by the configuration on the command line."""
@@ -34,6 +36,9 @@ def main():
     folder = Path(settings.output_path)
     lock = open_folder(folder, settings) if workers.rank == 0 else None
     run = Run(settings, folder, workers)
+    if lock and settings.overwrite:  # not before all that was given has proved to be of use
+        for name in RUN_FILES:
+            (folder / name).unlink(missing_ok=True)
     result = run.train()
     if lock:
         lock.release()
@@ -46,15 +51,11 @@ def open_folder(folder, settings):
     with writing(folder, "output_path"):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(folder, "output_path")
-    held = [name for name in ("resume.ckpt", "network.ckpt") if (folder / name).exists()]
-    if held and not (settings.resume or settings.overwrite):
+    if any((folder / name).exists() for name in RUN_FILES) and not (settings.resume or settings.overwrite):
         raise InputError(
             f"output_path: {folder} already holds a run; continue it with --resume, replace it with --overwrite, or "
             "choose another --output_path"
         )
-    if settings.overwrite:
-        for name in ("resume.ckpt", "network.ckpt", "metrics.jsonl", "result.json"):
-            (folder / name).unlink(missing_ok=True)
     return lock
 
 
