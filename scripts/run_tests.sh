@@ -14,5 +14,5 @@ if [ $# -gt 0 ]; then # pytest would say it in many lines, and only after the li
 fi
 ruff check .
 ruff format --check .
-shellcheck scripts/*.sh tests/*.sh .ci/run
+shellcheck scripts/*.sh tests/*.sh examples/*/*.sh .ci/run
 exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" # two processes, as most of a test is one thread

@@ -5,7 +5,7 @@ import re
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
 from src.library import RPG
 from src.platform.errors import InputError
@@ -18,11 +18,15 @@ BATCH = (
 
 
 class Net(nn.Cell):
-    """A convolution and a dense layer, without BatchNorm: a batch in parts is the same as in one."""
+    """A convolution and a dense layer, without BatchNorm: a batch in parts is the same as in one.
+
+    It has a whole number among its parameters, as detectors do, which nothing may average or cast.
+    """
 
     def __init__(self):
         super().__init__()
         self.conv, self.head = nn.Conv2d(1, 8, 3), nn.Dense(8, 4)
+        self.stride = Parameter(Tensor([8], ms.int32), requires_grad=False)
 
     def construct(self, x):
         return self.head(ops.tanh(self.conv(x)).mean((2, 3)))

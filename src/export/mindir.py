@@ -40,7 +40,7 @@ def export_mindir(deployment, path):
         reloaded = load_graph(written)
         outputs = reloaded(Tensor(deployment.images)).asnumpy()
         deviation = check_outputs(path, deployment.outputs, outputs, deployment.tolerance)
-        stored = _stored(written)
+        stored = stored_weights(written)
         zeros, count = count_zeros(path, stored, deployment.weights)
         check_dense(path, stored, deployment.dense)
         size = written.stat().st_size
@@ -115,7 +115,7 @@ def export_air(deployment, path):
     return Exported(path, size, None, None, None)
 
 
-def _stored(path):
+def stored_weights(path):
     """Float32 arrays of a MINDIR file, by the parameter's name (the file puts the graph's name before it)."""
     arrays = {}
     for parameter in read_model(path, str(path)).graph.parameter:

@@ -25,7 +25,7 @@ def export_onnx(deployment, path):
         raw = written.with_name("raw.onnx")
         write_raw(deployment.network, interface, raw)
         model = onnx.load(str(raw))
-        _mend_transposed(model)
+        mend_transposed(model)
         if interface.batch_size is None:
             _name_batch(model)
         onnx.helper.set_model_props(model, interface.to_metadata())
@@ -114,7 +114,7 @@ def _mend_erf(raw):
     onnx.save(model, str(raw))
 
 
-def _mend_transposed(model):
+def mend_transposed(model):
     """Of transposed convolutions MindSpore writes the whole output shape, where ONNX has height and width alone, and
     its padding `same` on the wrong side.
     """

@@ -14,7 +14,7 @@ def _move_one(rate, average, value):
 
 @jit_class
 class WeightAverage:
-    """Moving average of all parameters of a network, BatchNorm statistics included.
+    """Moving average of all parameters of a network that are no whole numbers, BatchNorm statistics included.
 
     decay: share of the average that stays at each step; at step t at most (1 + t) / (10 + t), so that the first,
     untrained weights are soon forgotten. A weight that stays at zero keeps its average at zero, so only a mask
@@ -23,7 +23,7 @@ class WeightAverage:
 
     def __init__(self, network, decay):
         self.decay = decay
-        self.values = ParameterTuple(list(network.get_parameters()))
+        self.values = ParameterTuple([p for p in network.get_parameters() if p.dtype.is_floating_point])
         self.averages = ParameterTuple(
             [Parameter(p.value().copy(), name=f"average.{p.name}", requires_grad=False) for p in self.values]
         )

@@ -1,0 +1,1 @@
+"""Programs that prune networks of others by the library."""

@@ -1,0 +1,1 @@
+"""YOLOv8 of mindyolo, pruned while it trains on data in the format of COCO."""
