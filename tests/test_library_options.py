@@ -108,7 +108,7 @@ def test_mixed_precision_computes_in_half_on_weights_that_stay_whole():
     for _ in range(5):
         step(*BATCH)
     pruning.check()
-    assert all(parameter.dtype == ms.float32 for parameter in network.get_parameters())
+    assert all(parameter.dtype == ms.float32 for parameter in network.trainable_params())
     assert network(BATCH[0]).dtype == ms.float32
 
 
