@@ -306,6 +306,14 @@ def test_the_machine_reads_what_python_writes():
         assert file.read() == b"rest"
 
 
+def test_an_archive_of_several_disks_is_refused(tmp_path):
+    """Python raises an exception where it is asked whether that is an archive."""
+    locator = b"PK\x06\x07" + struct.pack("<LQL", 1, 0, 2)
+    (tmp_path / "x.pth").write_bytes(tensor_pickle() + locator + b"PK\x05\x06" + bytes(18))
+    with pytest.raises(InputError, match=r"not a PyTorch checkpoint, or a damaged one .*multiple disks"):
+        read_weights(tmp_path / "x.pth")
+
+
 @pytest.mark.parametrize(("compression", "taken"), [(zipfile.ZIP_STORED, True), (zipfile.ZIP_DEFLATED, False)])
 def test_archives_are_not_expanded(compression, taken, tmp_path):
     path = torch_zip(tmp_path / "x.pth", tensor_pickle(), {"0": bytes(8)}, compression=compression)

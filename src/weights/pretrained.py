@@ -1,6 +1,5 @@
 """Weights to start from, whoever wrote them: MindSpore, PyTorch, or safetensors."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from ..platform.files import GIB, MIB, reading
 from ..pruning.pruner import prunable_layers
 from .checkpoint import load_weights, read_any_checkpoint
 from .naming import from_torch, is_torch_named
-from .torch_files import read_torch
+from .torch_files import is_archive, read_torch
 
 # What MindSpore's own training loop writes beside a network's parameters.
 _TRAINING_STATE = ("learning_rate", "momentum", "global_step", "epoch_num", "step_num", "scale_value", "counter")
@@ -62,7 +61,7 @@ def _read(path):
         return _read_safetensors(path)
     with reading(path, f"{path}: cannot read the weights", _LARGEST_FILE) as (file, _):
         start = file.read(2)
-        torch = zipfile.is_zipfile(file) or start == b"\x80\x02"  # an archive, a pickle: MindSpore's files are neither
+        torch = is_archive(file) or start == b"\x80\x02"  # an archive, a pickle: MindSpore's files are neither
     return read_torch(path) if torch else read_any_checkpoint(path)[0]
 
 

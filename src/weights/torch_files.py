@@ -44,7 +44,7 @@ def read_torch(path):
     """
     with reading(path, f"{path}: cannot read the file", _LARGEST_FILE) as (file, size):
         try:
-            read = _read_zip if zipfile.is_zipfile(file) else _read_pickles
+            read = _read_zip if is_archive(file) else _read_pickles
             file.seek(0)
             tensors = read(file, size)
         except OSError:
@@ -56,6 +56,14 @@ def read_torch(path):
     if not tensors:
         raise InputError(f"{path}: no state dict in the file; it must be one, or hold one under {', '.join(WRAPPERS)}")
     return tensors
+
+
+def is_archive(file):
+    """Whether an open file is a zip archive, be it one that cannot be read."""
+    try:
+        return zipfile.is_zipfile(file)
+    except zipfile.BadZipFile:  # of parts on several disks
+        return True
 
 
 def _read_zip(file, size):
