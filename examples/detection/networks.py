@@ -146,7 +146,7 @@ def write_detector(path, network, settings, classes, categories, weights):
         "config": settings.model_dump(),
         "pruned": [weight.name for weight in weights],
     }
-    write_network(path, network, description, weights)
+    write_network(path, network, description)
 
 
 def read_detector(path):

@@ -22,11 +22,8 @@ def _alternating(initial, final, share):
 
 
 PHASES = 8  # of `alternating`
-CURVES = {
-    "exponential": _exponential,
-    "cubic": _cubic,
-    "alternating": _alternating,
-}  # of (d0, d, x), where x is the share of updates done
+# Of (d0, d, x), where x is the share of updates done.
+CURVES = {"exponential": _exponential, "cubic": _cubic, "alternating": _alternating}
 
 
 @dataclass(frozen=True)

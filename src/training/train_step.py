@@ -281,13 +281,8 @@ class TrainStep:
         """A function of (gradients, whether they are finite) for use in a graph: one optimiser step, and what goes
         with it. What is clipped is what the optimiser gets: masked means over parts and workers, unscaled.
         """
-        optimizer, scale, average, most, alpha = (
-            self.optimizer,
-            self.scale,
-            self.average,
-            self.clip,
-            self.hyperbolic,
-        )
+        optimizer, scale, average = self.optimizer, self.scale, self.average
+        most, alpha = self.clip, self.hyperbolic
 
         def train(gradients, finite):
             if most:
